@@ -1,0 +1,130 @@
+/** Constants and offsets of linux/perf_event.h. Names are the kernel's without their PERF_ prefix where a group says it. */
+
+export const PAGE_BYTES = 4096;
+
+/** enum perf_type_id */
+export const TYPE = { HARDWARE: 0, SOFTWARE: 1, TRACEPOINT: 2, HW_CACHE: 3, RAW: 4, BREAKPOINT: 5 } as const;
+
+/** enum perf_sw_ids, those the daemon itself needs. */
+export const COUNT_SW = { CPU_CLOCK: 0, TASK_CLOCK: 1, DUMMY: 9 } as const;
+
+/** enum perf_event_sample_format */
+export const SAMPLE = {
+  IP: 1 << 0,
+  TID: 1 << 1,
+  TIME: 1 << 2,
+  ADDR: 1 << 3,
+  READ: 1 << 4,
+  CALLCHAIN: 1 << 5,
+  ID: 1 << 6,
+  CPU: 1 << 7,
+  PERIOD: 1 << 8,
+  STREAM_ID: 1 << 9,
+  RAW: 1 << 10,
+  BRANCH_STACK: 1 << 11,
+  REGS_USER: 1 << 12,
+  STACK_USER: 1 << 13,
+  WEIGHT: 1 << 14,
+  DATA_SRC: 1 << 15,
+  IDENTIFIER: 1 << 16,
+  TRANSACTION: 1 << 17,
+  REGS_INTR: 1 << 18,
+  PHYS_ADDR: 1 << 19,
+  AUX: 1 << 20,
+  CGROUP: 1 << 21,
+} as const;
+
+/** enum perf_event_type */
+export const RECORD = { LOST: 2, THROTTLE: 5, UNTHROTTLE: 6, SAMPLE: 9 } as const;
+
+/** perf_event_header.misc */
+export const MISC_CPUMODE_MASK = 7;
+export const CPUMODE = { UNKNOWN: 0, KERNEL: 1, USER: 2, HYPERVISOR: 3, GUEST_KERNEL: 4, GUEST_USER: 5 } as const;
+
+/** enum perf_event_read_format */
+export const FORMAT = { TOTAL_TIME_ENABLED: 1, TOTAL_TIME_RUNNING: 2, ID: 4, GROUP: 8, LOST: 16 } as const;
+
+/** struct perf_event_mmap_page, byte offsets of the ring's words. */
+export const MMAP_PAGE = { DATA_HEAD: 1024, DATA_TAIL: 1032, DATA_OFFSET: 1040, DATA_SIZE: 1048 } as const;
+
+/** ioctl requests */
+export const IOC = {
+  ENABLE: 0x2400,
+  DISABLE: 0x2401,
+  /** Hz when attr.freq is set, else events; an _IOW of a u64 pointer. */
+  PERIOD: 0x40082404,
+  SET_OUTPUT: 0x2405,
+  ID: 0x80082407,
+} as const;
+
+export const FLAG_FD_CLOEXEC = 8;
+
+export const CLOCK_MONOTONIC = 1;
+
+/** struct perf_event_attr: byte offsets, and the bits of its flag word. */
+const ATTR = {
+  TYPE: 0,
+  SIZE: 4,
+  CONFIG: 8,
+  SAMPLE_PERIOD: 16,
+  SAMPLE_TYPE: 24,
+  READ_FORMAT: 32,
+  FLAGS: 40,
+  WAKEUP: 48,
+  CLOCKID: 92,
+} as const;
+
+const ATTR_FLAG = {
+  DISABLED: 1n << 0n,
+  EXCLUDE_USER: 1n << 4n,
+  EXCLUDE_KERNEL: 1n << 5n,
+  EXCLUDE_HV: 1n << 6n,
+  FREQ: 1n << 10n,
+  WATERMARK: 1n << 14n,
+  PRECISE_IP_SHIFT: 15n,
+  SAMPLE_ID_ALL: 1n << 18n,
+  USE_CLOCKID: 1n << 25n,
+} as const;
+
+/** PERF_ATTR_SIZE_VER7 (with sig_data): accepted by every kernel since 5.13, and by older ones as long as the tail is 0. */
+const ATTR_BYTES = 128;
+
+export interface AttrFields {
+  readonly type: number;
+  readonly config: bigint;
+  readonly sampleType: number;
+  readonly readFormat: number;
+  /** Hz with `freq`, else events. */
+  readonly samplePeriod: bigint;
+  readonly freq: boolean;
+  readonly excludeUser: boolean;
+  readonly excludeKernel: boolean;
+  readonly excludeHv: boolean;
+  readonly preciseIp: number;
+  /** Bytes with `watermark`, else samples. */
+  readonly wakeup: number;
+  readonly watermark: boolean;
+}
+
+/** struct perf_event_attr for a per-CPU event: disabled, on CLOCK_MONOTONIC, with the sample id in every record. */
+export function encodeAttr(fields: AttrFields): Uint8Array {
+  const bytes = new Uint8Array(ATTR_BYTES);
+  const view = new DataView(bytes.buffer);
+  let flags = ATTR_FLAG.DISABLED | ATTR_FLAG.SAMPLE_ID_ALL | ATTR_FLAG.USE_CLOCKID;
+  if (fields.excludeUser) flags |= ATTR_FLAG.EXCLUDE_USER;
+  if (fields.excludeKernel) flags |= ATTR_FLAG.EXCLUDE_KERNEL;
+  if (fields.excludeHv) flags |= ATTR_FLAG.EXCLUDE_HV;
+  if (fields.freq) flags |= ATTR_FLAG.FREQ;
+  if (fields.watermark) flags |= ATTR_FLAG.WATERMARK;
+  flags |= BigInt(fields.preciseIp) << ATTR_FLAG.PRECISE_IP_SHIFT;
+  view.setUint32(ATTR.TYPE, fields.type, true);
+  view.setUint32(ATTR.SIZE, ATTR_BYTES, true);
+  view.setBigUint64(ATTR.CONFIG, fields.config, true);
+  view.setBigUint64(ATTR.SAMPLE_PERIOD, fields.samplePeriod, true);
+  view.setBigUint64(ATTR.SAMPLE_TYPE, BigInt(fields.sampleType), true);
+  view.setBigUint64(ATTR.READ_FORMAT, BigInt(fields.readFormat), true);
+  view.setBigUint64(ATTR.FLAGS, flags, true);
+  view.setUint32(ATTR.WAKEUP, fields.wakeup, true);
+  view.setInt32(ATTR.CLOCKID, CLOCK_MONOTONIC, true);
+  return bytes;
+}

@@ -1,0 +1,145 @@
+/**
+ * The one file that imports the FFI library: raw system calls, typed. Nothing else in nmid may import koffi.
+ *
+ * Every call answers as the C library does; `Errno` carries what went wrong. Callers own what they open and map.
+ */
+import koffi from "koffi";
+
+const libc = koffi.load("libc.so.6");
+
+const cSyscallPerfEventOpen = libc.func(
+  "long syscall(long number, void *attr, int pid, int cpu, int group_fd, unsigned long flags)",
+);
+const cMmap = libc.func("void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)");
+const cMunmap = libc.func("int munmap(uintptr_t addr, size_t length)");
+const cPoll = libc.func("int poll(void *fds, unsigned long nfds, int timeout)");
+const cEventfd = libc.func("int eventfd(unsigned int initval, int flags)");
+const cReadBuffer = libc.func("long read(int fd, void *buf, size_t count)");
+const cWriteBuffer = libc.func("long write(int fd, void *buf, size_t count)");
+const cClose = libc.func("int close(int fd)");
+const cIoctlValue = libc.func("int ioctl(int fd, unsigned long request, unsigned long value)");
+const cFlock = libc.func("int flock(int fd, int operation)");
+const cIoctlPointer = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
+
+export class Errno extends Error {
+  override readonly name = "Errno";
+  readonly call: string;
+  readonly errno: number;
+  readonly code: string;
+  constructor(call: string, errno: number) {
+    const code = ERRNO_NAME.get(errno) ?? `errno ${errno}`;
+    super(`${call}: ${code}`);
+    this.call = call;
+    this.errno = errno;
+    this.code = code;
+  }
+}
+
+const ERRNO_NAME = new Map<number, string>(Object.entries(koffi.os.errno).map(([name, value]) => [value, name]));
+
+function check(call: string, result: number): number {
+  if (result < 0) throw new Errno(call, koffi.errno());
+  return result;
+}
+
+const SYS_PERF_EVENT_OPEN = 298; // x86-64, arch/x86/entry/syscalls/syscall_64.tbl
+
+/** perf_event_open(2). `attr` holds struct perf_event_attr; its size field says how much of it counts. */
+export function perfEventOpen(attr: Uint8Array, pid: number, cpu: number, groupFd: number, flags: number): number {
+  return check("perf_event_open", cSyscallPerfEventOpen(SYS_PERF_EVENT_OPEN, attr, pid, cpu, groupFd, flags));
+}
+
+export function ioctl(fd: number, request: number, value: number): void {
+  check("ioctl", cIoctlValue(fd, request, value));
+}
+
+/** For requests that take a pointer: the kernel reads from or writes to `data`. */
+export function ioctlPointer(fd: number, request: number, data: BigUint64Array): void {
+  check("ioctl", cIoctlPointer(fd, request, data));
+}
+
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 1;
+const MAP_ANONYMOUS = 0x20;
+
+/** Maps `length` bytes of `fd` shared and writable; returns the address, which any thread of this process may view. */
+export function mapShared(fd: number, length: number): bigint {
+  return address(cMmap(null, length, PROT_READ_WRITE, MAP_SHARED, fd, 0));
+}
+
+/** Maps `length` zeroed bytes that belong to no file. */
+export function mapAnonymous(length: number): bigint {
+  return address(cMmap(null, length, PROT_READ_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+}
+
+function address(pointer: unknown): bigint {
+  const result = koffi.address(pointer);
+  if (BigInt.asIntN(64, result) === -1n) throw new Errno("mmap", koffi.errno());
+  return result;
+}
+
+export function unmap(addr: bigint, length: number): void {
+  check("munmap", cMunmap(addr, length));
+}
+
+/**
+ * A view of mapped memory. Valid in the calling thread only: a view sent to a worker is copied silently, so send the
+ * address. Using it after the mapping is gone is a segmentation fault: its owner unmaps last.
+ */
+export function viewMemory(addr: bigint, length: number): ArrayBuffer {
+  return koffi.view(addr, length);
+}
+
+export const POLLIN = 1;
+export const POLLERR = 8;
+export const POLLHUP = 16;
+
+/** poll(2) on `struct pollfd` pairs: fd in word 2i, events (low half) and revents (high half) in word 2i + 1. */
+export function poll(fds: Int32Array, count: number, timeoutMs: number): number {
+  const ready = cPoll(fds, count, timeoutMs);
+  if (ready >= 0) return ready;
+  const errno = koffi.errno();
+  if (errno === koffi.os.errno.EINTR) return 0;
+  throw new Errno("poll", errno);
+}
+
+const EFD_CLOEXEC = 0o2000000;
+const EFD_NONBLOCK = 0o4000;
+
+export function eventfd(): number {
+  return check("eventfd", cEventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+const one = new BigUint64Array([1n]);
+
+/** Makes an eventfd readable. */
+export function signalEventfd(fd: number): void {
+  check("write", cWriteBuffer(fd, one, 8));
+}
+
+const drained = new BigUint64Array(1);
+
+/** Makes an eventfd unreadable again; nothing happens when it already is. */
+export function clearEventfd(fd: number): void {
+  cReadBuffer(fd, drained, 8);
+}
+
+/** Reads up to `buffer.byteLength` bytes and says how many there were. */
+export function readInto(fd: number, buffer: BigUint64Array): number {
+  return check("read", cReadBuffer(fd, buffer, buffer.byteLength));
+}
+
+export function closeFd(fd: number): void {
+  check("close", cClose(fd));
+}
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Locks the file for as long as it stays open, which a process that dies ends too; false when another holds it. */
+export function tryLock(fd: number): boolean {
+  if (cFlock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  const errno = koffi.errno();
+  if (errno === koffi.os.errno.EWOULDBLOCK) return false;
+  throw new Errno("flock", errno);
+}

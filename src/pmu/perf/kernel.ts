@@ -1,0 +1,87 @@
+/**
+ * The kernel as the perf source sees it: system calls and the files that govern them. One interface, so that faults
+ * that this machine cannot produce can be produced by a fake.
+ */
+import { readdirSync, readFileSync } from "node:fs";
+import { FLAG_FD_CLOEXEC } from "../abi.js";
+import * as ffi from "../ffi.js";
+
+export interface Kernel {
+  /** Opens a per-CPU event for all processes. Throws ffi.Errno. */
+  openEvent(attr: Uint8Array, cpu: number): number;
+  ioctl(fd: number, request: number, value: number): void;
+  ioctlPointer(fd: number, request: number, data: BigUint64Array): void;
+  mapShared(fd: number, length: number): bigint;
+  unmap(address: bigint, length: number): void;
+  read(fd: number, buffer: BigUint64Array): number;
+  close(fd: number): void;
+  /** Ids of the CPUs that are online now; they are sparse. */
+  onlineCpus(): number[];
+  /** kernel.perf_event_paranoid, or null where the file is hidden. */
+  paranoid(): number | null;
+  /** kernel.perf_event_max_sample_rate in Hz; the kernel lowers it by itself under load. */
+  maxSampleRate(): number;
+  /** Whether this process holds CAP_PERFMON or CAP_SYS_ADMIN. */
+  hasPerfmon(): boolean;
+  /** PMUs below /sys/bus/event_source/devices. */
+  pmus(): { name: string; type: number; cpus: string }[];
+}
+
+const CAP_SYS_ADMIN = 21n;
+const CAP_PERFMON = 38n;
+
+function readText(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return null;
+  }
+}
+
+/** The kernel's list format, "0-3,8", as numbers. */
+export function parseCpuList(text: string): number[] {
+  const cpus: number[] = [];
+  for (const part of text.trim().split(",")) {
+    if (part === "") continue;
+    const [first, last = first] = part.split("-").map(Number);
+    for (let cpu = first; cpu <= last; cpu++) cpus.push(cpu);
+  }
+  return cpus;
+}
+
+const PMU_DEVICES = "/sys/bus/event_source/devices";
+
+export const liveKernel: Kernel = {
+  openEvent: (attr, cpu) => ffi.perfEventOpen(attr, -1, cpu, -1, FLAG_FD_CLOEXEC),
+  ioctl: ffi.ioctl,
+  ioctlPointer: ffi.ioctlPointer,
+  mapShared: ffi.mapShared,
+  unmap: ffi.unmap,
+  read: ffi.readInto,
+  close: ffi.closeFd,
+  onlineCpus: () => parseCpuList(readText("/sys/devices/system/cpu/online") ?? "0"),
+  paranoid: () => {
+    const text = readText("/proc/sys/kernel/perf_event_paranoid");
+    return text === null ? null : Number(text);
+  },
+  maxSampleRate: () => Number(readText("/proc/sys/kernel/perf_event_max_sample_rate") ?? 100_000),
+  hasPerfmon: () => {
+    const line = readText("/proc/self/status")?.match(/^CapEff:\s*([0-9a-f]+)$/m);
+    const effective = BigInt(`0x${line?.[1] ?? "0"}`);
+    return ((effective >> CAP_PERFMON) & 1n) === 1n || ((effective >> CAP_SYS_ADMIN) & 1n) === 1n;
+  },
+  pmus: () => {
+    let names: string[];
+    try {
+      names = readdirSync(PMU_DEVICES);
+    } catch {
+      return [];
+    }
+    return names.sort().flatMap((name) => {
+      const type = readText(`${PMU_DEVICES}/${name}/type`);
+      if (type === null) return [];
+      const cpus = readText(`${PMU_DEVICES}/${name}/cpus`) ?? readText(`${PMU_DEVICES}/${name}/cpumask`) ?? "";
+      return [{ name, type: Number(type), cpus }];
+    });
+  },
+};

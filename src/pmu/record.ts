@@ -1,0 +1,258 @@
+/**
+ * What is where in a sample: pure functions from perf_event_attr.sample_type to word offsets, and a scan that indexes
+ * the records of a ring without copying them.
+ */
+import { CPUMODE, MISC_CPUMODE_MASK, RECORD, SAMPLE } from "./abi.js";
+import type { RingReader } from "./ring.js";
+import type { RecordFormat } from "./source.js";
+
+const ABSENT = -1;
+
+/** Word offsets (4 bytes) from a sample's header; -1 where the sample does not carry the field. */
+export interface SampleOffsets {
+  readonly ip: number;
+  /** pid; tid is the next word. */
+  readonly pid: number;
+  readonly time: number;
+  readonly id: number;
+  readonly cpu: number;
+  readonly period: number;
+  /** The callchain's count, then its addresses. */
+  readonly callchain: number;
+  /** Whether CGROUP follows; with a callchain its place depends on the chain's length. */
+  readonly cgroup: number;
+}
+
+/**
+ * Order of the fields: perf_event_open(2), "PERF_RECORD_SAMPLE". READ has no fixed size, so what follows it is absent
+ * here; the columns that every batch carries come before it.
+ */
+export function sampleOffsets(sampleType: number): SampleOffsets {
+  const has = (bit: number): boolean => (sampleType & bit) !== 0;
+  let next = 2; // behind the header
+  const take = (bit: number): number => {
+    if (!has(bit)) return ABSENT;
+    const at = next;
+    next += 2;
+    return at;
+  };
+  const identifier = take(SAMPLE.IDENTIFIER);
+  const ip = take(SAMPLE.IP);
+  const pid = take(SAMPLE.TID);
+  const time = take(SAMPLE.TIME);
+  take(SAMPLE.ADDR);
+  const id = take(SAMPLE.ID);
+  take(SAMPLE.STREAM_ID);
+  const cpu = take(SAMPLE.CPU);
+  const period = take(SAMPLE.PERIOD);
+  const readComes = has(SAMPLE.READ);
+  const callchain = has(SAMPLE.CALLCHAIN) && !readComes ? next : ABSENT;
+  if (callchain !== ABSENT) next += 2;
+  const between =
+    SAMPLE.RAW |
+    SAMPLE.BRANCH_STACK |
+    SAMPLE.REGS_USER |
+    SAMPLE.STACK_USER |
+    SAMPLE.WEIGHT |
+    SAMPLE.DATA_SRC |
+    SAMPLE.TRANSACTION |
+    SAMPLE.REGS_INTR |
+    SAMPLE.PHYS_ADDR |
+    SAMPLE.AUX;
+  const cgroup = has(SAMPLE.CGROUP) && !readComes && (sampleType & between) === 0 ? next : ABSENT;
+  return { ip, pid, time, id: identifier !== ABSENT ? identifier : id, cpu, period, callchain, cgroup };
+}
+
+/** Events that can be armed at once: one bit each in a handler's event mask. */
+export const EVENTS_MAX = 64;
+
+/** Samples of one batch: bounds the time one dispatch may take. */
+export const BATCH_SAMPLES_MAX = 1024;
+/** A batch ends with the first record beyond this many bytes of ring; it always makes progress. */
+export const BATCH_BYTES_MAX = 64 * 1024;
+
+interface Format {
+  readonly event: number;
+  readonly offsets: SampleOffsets;
+  readonly minWords: number;
+  readonly fixedPeriod: number;
+  /** Openings of the event that carry the id. */
+  users: number;
+}
+
+/**
+ * Which ids carry which event in which format. Ids are small and dense in practice but belong to the kernel, so they are
+ * hashed; the last one is remembered, since runs of one event are the rule.
+ */
+export class FormatTable {
+  readonly #byId = new Map<number, Format>();
+  /** The only format of a recording without ids. */
+  #anonymous: Format | null = null;
+  #lastId = -1;
+  #lastFormat: Format | null = null;
+  /** Where SAMPLE records carry their id, or -1 where they carry none. */
+  #idOffset = ABSENT;
+
+  add(event: number, format: RecordFormat): void {
+    const offsets = sampleOffsets(format.sampleType);
+    const last = Math.max(offsets.ip, offsets.pid, offsets.time, offsets.id, offsets.cpu, offsets.period);
+    const minWords = Math.max(2, last + 2, offsets.callchain + 2);
+    const entry = (before: Format | null | undefined): Format => ({
+      event,
+      offsets,
+      minWords,
+      fixedPeriod: format.fixedPeriod,
+      users: (before?.users ?? 0) + 1,
+    });
+    if (format.ids.length === 0) this.#anonymous = entry(this.#anonymous);
+    for (const id of format.ids) this.#byId.set(Number(id), entry(this.#byId.get(Number(id))));
+    if (offsets.id !== ABSENT) this.#idOffset = offsets.id;
+    this.#lastId = -1;
+  }
+
+  /** A recording hands the same ids to every opening of an event: they go with the last one. */
+  remove(format: RecordFormat): void {
+    if (format.ids.length === 0 && this.#anonymous !== null && --this.#anonymous.users === 0) this.#anonymous = null;
+    for (const id of format.ids) {
+      const known = this.#byId.get(Number(id));
+      if (known !== undefined && --known.users === 0) this.#byId.delete(Number(id));
+    }
+    this.#lastId = -1;
+  }
+
+  /** The format of the sample at word `at`, or null when nobody knows its id. */
+  ofSample(words: Uint32Array, mask: number, at: number): Format | null {
+    if (this.#anonymous !== null) return this.#anonymous;
+    const offset = this.#idOffset;
+    if (offset === ABSENT) return null;
+    return this.ofId(words[(at + offset) & mask] + words[(at + offset + 1) & mask] * 2 ** 32);
+  }
+
+  ofId(id: number): Format | null {
+    if (id === this.#lastId) return this.#lastFormat;
+    const format = this.#byId.get(id) ?? null;
+    this.#lastId = id;
+    this.#lastFormat = format;
+    return format;
+  }
+}
+
+/** What a scan met besides samples of known events. The dispatcher turns it into counters. */
+export interface ScanListener {
+  throttle(event: number, on: boolean): void;
+  /** Ring data that is no record: the scan has resynchronized at the head. */
+  corrupt(bytes: number): void;
+  /** A sample whose id belongs to no armed event: left over from one that was closed. */
+  stray(): void;
+}
+
+/**
+ * An index over one batch of samples in a ring: columns, allocated once. Element i is sample i; word offsets still need
+ * `& mask`, since a record may wrap.
+ */
+export class BatchIndex {
+  readonly event = new Uint8Array(BATCH_SAMPLES_MAX);
+  /** Word offset of the sample's header in the ring. */
+  readonly at = new Uint32Array(BATCH_SAMPLES_MAX);
+  readonly cpumode = new Uint8Array(BATCH_SAMPLES_MAX);
+  readonly pid = new Uint32Array(BATCH_SAMPLES_MAX);
+  /** Nanoseconds; exact to 2^53, and for arithmetic only: the wire gets the ring's own words. */
+  readonly time = new Float64Array(BATCH_SAMPLES_MAX);
+  readonly period = new Float64Array(BATCH_SAMPLES_MAX);
+  /** 1 once a handler has matched the sample. */
+  readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
+  readonly offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(sampleOffsets(0));
+  count = 0;
+  /** Bit e % 32 of word e / 32: the batch holds a sample of event e. */
+  eventMaskLow = 0;
+  eventMaskHigh = 0;
+
+  /**
+   * Indexes records from the ring's tail up to `head`, as many as one batch takes; returns the position behind the last
+   * record indexed. The caller stores it as the tail when every handler has been offered the batch.
+   */
+  scan(ring: RingReader, head: number, formats: FormatTable, listener: ScanListener): number {
+    const { words, wordMask: mask, dataBytes } = ring;
+    let position = ring.tail;
+    this.count = 0;
+    this.eventMaskLow = 0;
+    this.eventMaskHigh = 0;
+    if (head - position > dataBytes || head < position) {
+      listener.corrupt(Math.max(0, head - position));
+      return head;
+    }
+    const limit = Math.min(head, position + BATCH_BYTES_MAX);
+    while (position < limit && this.count < BATCH_SAMPLES_MAX) {
+      const at = (position / 4) & mask;
+      const type = words[at];
+      const miscAndSize = words[(at + 1) & mask];
+      const size = miscAndSize >>> 16;
+      // A record is at least its header, a multiple of 8, and ends before the head.
+      if (size < 8 || (size & 7) !== 0 || position + size > head) {
+        listener.corrupt(head - position);
+        return head;
+      }
+      if (type === RECORD.SAMPLE) this.#sample(words, mask, at, size, miscAndSize, formats, listener);
+      else if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE) {
+        // { header, time, id, stream_id, sample_id }
+        if (size >= 32) {
+          const id = words[(at + 4) & mask] + words[(at + 5) & mask] * 2 ** 32;
+          const event = formats.ofId(id)?.event;
+          if (event !== undefined) listener.throttle(event, type === RECORD.THROTTLE);
+        }
+      }
+      position += size;
+    }
+    return position;
+  }
+
+  #sample(
+    words: Uint32Array,
+    mask: number,
+    at: number,
+    size: number,
+    miscAndSize: number,
+    formats: FormatTable,
+    listener: ScanListener,
+  ): void {
+    const format = formats.ofSample(words, mask, at);
+    if (format === null) {
+      listener.stray();
+      return;
+    }
+    if (size < format.minWords * 4) {
+      listener.corrupt(size);
+      return;
+    }
+    const { offsets, event } = format;
+    if (offsets.callchain !== ABSENT) {
+      // A count that runs past the record is corruption; refuse it here so that the encoder need not look again.
+      const depthLow = words[(at + offsets.callchain) & mask];
+      const depthHigh = words[(at + offsets.callchain + 1) & mask];
+      if (depthHigh !== 0 || depthLow * 8 + (offsets.callchain + 2) * 4 > size) {
+        listener.corrupt(size);
+        return;
+      }
+    }
+    const i = this.count++;
+    this.event[i] = event;
+    this.at[i] = at;
+    this.cpumode[i] = miscAndSize & MISC_CPUMODE_MASK;
+    this.offsets[i] = offsets;
+    this.claimed[i] = 0;
+    this.pid[i] = offsets.pid === ABSENT ? 0 : words[(at + offsets.pid) & mask];
+    this.time[i] =
+      offsets.time === ABSENT ? 0 : words[(at + offsets.time) & mask] + words[(at + offsets.time + 1) & mask] * 2 ** 32;
+    this.period[i] =
+      offsets.period === ABSENT
+        ? format.fixedPeriod
+        : words[(at + offsets.period) & mask] + words[(at + offsets.period + 1) & mask] * 2 ** 32;
+    if (event < 32) this.eventMaskLow |= 1 << event;
+    else this.eventMaskHigh |= 1 << (event - 32);
+  }
+}
+
+/** Whether the sample was taken in user space, the guest's included. */
+export function isUserMode(cpumode: number): boolean {
+  return cpumode === CPUMODE.USER || cpumode === CPUMODE.GUEST_USER;
+}

@@ -1,0 +1,239 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, it, type TestContext } from "node:test";
+import { fileURLToPath } from "node:url";
+import { RECORD, SAMPLE } from "../abi.js";
+import { PmuError } from "../errors.js";
+import { readRecording } from "../perf-data.js";
+import type { EventShape, Source } from "../source.js";
+import { indexRecords } from "./record-index.js";
+import { openReplaySource, type ReplaySourceOptions } from "./replay.js";
+import { isReadable, samplesOf, type TakenRecord, TestConsumer } from "./test-consumer.js";
+
+const DEMO = fileURLToPath(new URL("../../../../recordings/demo.perf.data", import.meta.url));
+const SHAPE: EventShape = { callchain: true, cgroup: false, wakeEach: false };
+
+function open(t: TestContext, options: Partial<ReplaySourceOptions> = {}): { source: Source; consumer: TestConsumer } {
+  const speed = Number.POSITIVE_INFINITY;
+  const source = openReplaySource({ file: DEMO, ringBytes: 1 << 13, speed, ...options });
+  t.after(() => source.close());
+  return { source, consumer: TestConsumer.ofRings(source.rings) };
+}
+
+async function playToEnd(source: Source, consumer: TestConsumer): Promise<TakenRecord[]> {
+  let ended = false;
+  source.onEnd(() => {
+    ended = true;
+  });
+  source.begin();
+  const records = await consumer.takeUntil(() => ended);
+  assert.equal(consumer.take().length, 0);
+  return records;
+}
+
+/** Records of the demo, as they lie in the file, in the order of time. */
+function recorded(cpu: number): Buffer[] {
+  const recording = readRecording(DEMO);
+  const index = indexRecords(recording);
+  const bytes = Buffer.from(recording.bytes);
+  return Array.from(index.offset).flatMap((at, i) =>
+    index.cpus[index.ring[i] as number] === cpu ? [bytes.subarray(at, at + bytes.readUInt16LE(at + 6))] : [],
+  );
+}
+
+function refused(code: string, message: RegExp): (error: unknown) => boolean {
+  return (error) => error instanceof PmuError && error.code === code && message.test(error.message);
+}
+
+/** The demo with `patch` applied. */
+function variant(t: TestContext, patch: (bytes: Buffer, attr: number) => void): string {
+  const folder = mkdtempSync(join(tmpdir(), "nmid-replay-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const bytes = readFileSync(DEMO);
+  patch(bytes, Number(bytes.readBigUInt64LE(24)));
+  const file = join(folder, "variant.perf.data");
+  writeFileSync(file, bytes);
+  return file;
+}
+
+describe("the replay source", { timeout: 60_000 }, () => {
+  it("says what it plays", (t) => {
+    const { source } = open(t);
+    assert.equal(source.clock, "CLOCK_MONOTONIC");
+    assert.equal(source.clockIsMonotonic, false);
+    assert.equal(source.defaultEvent, "cpu-clock");
+    assert.deepEqual(
+      source.rings.map(({ cpu }) => cpu),
+      [0, 1],
+    );
+    assert.deepEqual(
+      source.listEvents().events.map(({ name, canSample }) => [name, canSample]),
+      [["cpu-clock", true]],
+    );
+    const event = source.resolve({ event: "" });
+    assert.deepEqual(event.rate, { kind: "all" });
+    assert.equal(event.periodUnit, "ns");
+    assert.equal(source.resolve({ event: "cpu-clock", frequencyHz: 10 }).key, event.key);
+    const [format] = source.open(event, SHAPE).formats;
+    assert.ok(format && format.ids.length > 0 && (format.sampleType & SAMPLE.IDENTIFIER) !== 0);
+  });
+
+  it("writes every record as it is, in order, through rings smaller than the recording", async (t) => {
+    const { source, consumer } = open(t);
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    const records = await playToEnd(source, consumer);
+    for (const cpu of [0, 1]) {
+      const own = records.flatMap((record) => (record.cpu === cpu ? [Buffer.from(record.view.buffer)] : []));
+      assert.deepEqual(own, recorded(cpu));
+    }
+  });
+
+  it("plays again for the next first subscriber", async (t) => {
+    const { source, consumer } = open(t);
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    event.enable();
+    const first = await playToEnd(source, consumer);
+    const second = await playToEnd(source, consumer);
+    assert.equal(second.length, first.length);
+    assert.deepEqual(event.read().lost, 0);
+  });
+
+  it("does not end before the rings are drained", async (t) => {
+    const { source, consumer } = open(t, { ringBytes: 1 << 18 });
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    let ended = false;
+    source.onEnd(() => {
+      ended = true;
+    });
+    source.begin();
+    const expected = recorded(0).length + recorded(1).length;
+    let taken = 0;
+    while (taken < expected) {
+      assert.ok(!ended);
+      taken += consumer.take(10).length;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    while (!ended) await new Promise((resolve) => setTimeout(resolve, 1));
+  });
+
+  it("keeps the recorded pace", async (t) => {
+    const { source, consumer } = open(t, { ringBytes: 1 << 18, speed: 20 });
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    const { time, count } = indexRecords(readRecording(DEMO));
+    const spanMs = ((time[count - 1] as number) - (time.find((ns) => ns > 0) as number)) / 1e6;
+    const start = performance.now();
+    await playToEnd(source, consumer);
+    // A lower bound only: a busy machine may take longer, none may take less.
+    assert.ok(performance.now() - start >= spanMs / 20);
+  });
+
+  it("starts over when everybody left in the middle, and does not end for nobody", async (t) => {
+    const { source, consumer } = open(t);
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    let ends = 0;
+    source.onEnd(() => ends++);
+    event.enable();
+    source.begin();
+    await consumer.takeUntil((records) => records.length > 0);
+    event.disable();
+    consumer.take();
+    assert.equal(consumer.take().length, 0);
+    event.enable();
+    const records = await playToEnd(source, consumer);
+    assert.equal(records.length, recorded(0).length + recorded(1).length);
+    assert.equal(ends, 1);
+  });
+
+  it("waits for an event when it begins without one", async (t) => {
+    const { source, consumer } = open(t);
+    source.begin();
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    event.enable();
+    const samples = samplesOf(await playToEnd(source, consumer));
+    assert.ok(samples.length > 300);
+  });
+
+  it("finds events by name, alias and base name, and says what there is", (t) => {
+    const { source } = open(t);
+    assert.throws(() => source.resolve({ event: "cycles" }), refused("EVENT_UNKNOWN", /the recording holds cpu-clock/));
+    assert.throws(() => source.resolve({ event: "cpu-clok" }), refused("EVENT_UNKNOWN", /did you mean "cpu-clock"/));
+    assert.throws(() => source.resolve({ event: "cpu-clock:u" }), refused("EVENT_UNKNOWN", /other modifiers/));
+    assert.throws(() => source.resolve({ event: "", frequencyHz: 1, period: 1 }), refused("RATE_INVALID", /./));
+    const excludeKernel = (bytes: Buffer, attr: number): void => {
+      bytes.writeBigUInt64LE(bytes.readBigUInt64LE(attr + 40) | 0x60n, attr + 40);
+    };
+    const { source: user } = open(t, { file: variant(t, excludeKernel) });
+    assert.equal(user.resolve({ event: "cpu-clock:u" }).name, "cpu-clock");
+    assert.ok(user.resolve({ event: "cpu-clock" }).excludeKernel);
+  });
+
+  it("refuses what the recording does not carry", (t) => {
+    const withoutChains = (bytes: Buffer, attr: number): void => {
+      bytes.writeUInt32LE(bytes.readUInt32LE(attr + 24) & ~SAMPLE.CALLCHAIN, attr + 24);
+    };
+    const { source } = open(t, { file: variant(t, withoutChains) });
+    const event = source.resolve({ event: "" });
+    assert.throws(() => source.open(event, SHAPE), refused("SHAPE_UNSUPPORTED", /without callchains/));
+    assert.throws(
+      () => source.open(event, { callchain: false, cgroup: true, wakeEach: false }),
+      refused("SHAPE_UNSUPPORTED", /filter.cgroups/),
+    );
+    assert.throws(
+      () => openReplaySource({ file: "/nonexistent", ringBytes: 4096 }),
+      refused("RECORDING_UNREADABLE", /ENOENT/),
+    );
+  });
+
+  it("names clocks other than this machine's", (t) => {
+    const perfClock = (bytes: Buffer, attr: number): void => {
+      bytes.writeBigUInt64LE(bytes.readBigUInt64LE(attr + 40) & ~(1n << 25n), attr + 40);
+    };
+    assert.equal(open(t, { file: variant(t, perfClock) }).source.clock, "perf_clock of the recording");
+    const raw = (bytes: Buffer, attr: number): number => bytes.writeInt32LE(4, attr + 92);
+    assert.equal(open(t, { file: variant(t, raw) }).source.clock, "CLOCK_MONOTONIC_RAW");
+  });
+
+  it("counts the losses that the recording tells", async (t) => {
+    const lose = (bytes: Buffer): void => {
+      // The first sample becomes a LOST record with the same id.
+      let at = Number(bytes.readBigUInt64LE(40));
+      while (bytes.readUInt32LE(at) !== RECORD.SAMPLE) at += bytes.readUInt16LE(at + 6);
+      const id = bytes.readBigUInt64LE(at + 8);
+      const time = bytes.readBigUInt64LE(at + 32);
+      const end = at + bytes.readUInt16LE(at + 6);
+      bytes.writeUInt32LE(RECORD.LOST, at);
+      bytes.writeBigUInt64LE(42n, at + 16);
+      // struct sample_id: TID, TIME, CPU, IDENTIFIER
+      bytes.writeBigUInt64LE(time, end - 24);
+      bytes.writeBigUInt64LE(0n, end - 16);
+      bytes.writeBigUInt64LE(id, end - 8);
+    };
+    const { source, consumer } = open(t, { file: variant(t, lose) });
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    event.enable();
+    const records = await playToEnd(source, consumer);
+    assert.equal(records.filter(({ type }) => type === RECORD.LOST).length, 1);
+    assert.equal(event.read().lost, 42);
+  });
+
+  it("makes its rings readable", async (t) => {
+    const { source } = open(t);
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    source.begin();
+    for (const { pollFd } of source.rings) {
+      while (!isReadable(pollFd)) await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  });
+
+  it("closes in the middle of a run", async (t) => {
+    const { source } = open(t);
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    event.enable();
+    source.begin();
+    await source.close();
+    await source.close();
+    event.close();
+  });
+});

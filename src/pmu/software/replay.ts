@@ -1,0 +1,307 @@
+/** The source that plays a perf.data recording: its records as they were in the kernel's rings, at their own pace. */
+import { hrtime } from "node:process";
+import { COUNT_SW, SAMPLE, TYPE } from "../abi.js";
+import { PmuError } from "../errors.js";
+import {
+  modifierSuffix,
+  nearestName,
+  type ParsedEvent,
+  parseEventSpec,
+  requestedRate,
+  splitModifiers,
+} from "../event-spec.js";
+import { genericEventByConfig } from "../generic-events.js";
+import { type RecordedAttr, type Recording, readRecording } from "../perf-data.js";
+import { sampleOffsets } from "../record.js";
+import type {
+  EventCatalog,
+  EventReading,
+  EventRequest,
+  EventShape,
+  OpenEvent,
+  RecordFormat,
+  ResolvedEvent,
+  RingDescriptor,
+  Source,
+} from "../source.js";
+import { EnabledTime } from "./enabled-time.js";
+import { ProducerThread } from "./producer-thread.js";
+import { indexRecords } from "./record-index.js";
+import type { ReplayCommand, ReplayEnded, ReplayProducerData } from "./replay-producer.js";
+import { closeSoftwareRings, openSoftwareRings } from "./ring-memory.js";
+
+export interface ReplaySourceOptions {
+  /** A perf.data file. */
+  readonly file: string;
+  /** Data area of each ring, a power of two of at least one page, longer than the longest record. */
+  readonly ringBytes: number;
+  /** 1, the default, is the recorded pace; infinity is as fast as the dispatchers drain. */
+  readonly speed?: number;
+  /** CLOCK_MONOTONIC in nanoseconds, for the time an event was enabled. */
+  readonly now?: () => bigint;
+}
+
+type Thread = ProducerThread<ReplayCommand, ReplayEnded>;
+
+/** Throws PmuError RECORDING_UNREADABLE or RESOURCE, and Errno when the rings cannot be mapped. */
+export function openReplaySource(options: ReplaySourceOptions): Source {
+  const recording = readRecording(options.file);
+  const index = indexRecords(recording);
+  if (index.recordBytesMax > options.ringBytes - 8) {
+    throw new PmuError(
+      "RESOURCE",
+      `recording ${options.file}: a record of ${index.recordBytesMax} bytes does not fit into a ring of ${options.ringBytes}: give larger rings`,
+    );
+  }
+  const rings = openSoftwareRings(index.cpus, options.ringBytes);
+  const lost = new BigUint64Array(new SharedArrayBuffer(recording.attrs.length * 8));
+  const data: ReplayProducerData = { rings, bytes: recording.bytes, index, speed: options.speed ?? 1, lost };
+  return new ReplaySource(recording, data, index.count, options.now ?? hrtime.bigint);
+}
+
+/** clockid_t */
+const CLOCK_NAME = new Map([
+  [0, "CLOCK_REALTIME"],
+  [1, "CLOCK_MONOTONIC"],
+  [4, "CLOCK_MONOTONIC_RAW"],
+  [7, "CLOCK_BOOTTIME"],
+  [11, "CLOCK_TAI"],
+]);
+
+function clockName({ clockId }: RecordedAttr): string {
+  if (clockId === null) return "perf_clock of the recording";
+  return CLOCK_NAME.get(clockId) ?? `clock ${clockId} of the recording`;
+}
+
+class ReplaySource implements Source {
+  readonly kind = "replay";
+  readonly clockIsMonotonic = false;
+  readonly clock: string;
+  readonly defaultEvent: string;
+  readonly description: string;
+  readonly rings: readonly RingDescriptor[];
+  readonly #recording: Recording;
+  readonly #data: ReplayProducerData;
+  readonly #nowNs: () => bigint;
+  readonly #thread: Thread;
+  readonly #listeners: (() => void)[] = [];
+  #enabled = 0;
+  /** Number of the run that is under way, or of the last one. */
+  #run = 0;
+  #running = false;
+  #closed: Promise<void> | null = null;
+
+  constructor(recording: Recording, data: ReplayProducerData, records: number, nowNs: () => bigint) {
+    this.#recording = recording;
+    this.#data = data;
+    this.#nowNs = nowNs;
+    this.rings = data.rings;
+    const first = recording.attrs.find((attr) => !isDummy(attr)) ?? (recording.attrs[0] as RecordedAttr);
+    this.clock = clockName(first);
+    this.defaultEvent = first.name;
+    const ringKib = (data.rings[0] as RingDescriptor).dataBytes / 1024;
+    this.description = `replay: ${recording.file}, ${records} records, ${data.rings.length} CPUs, rings of ${ringKib} KiB`;
+    const entry = new URL("./replay-producer.js", import.meta.url);
+    this.#thread = new ProducerThread(entry, "nmid-replay", data, ({ run }) => this.#ended(run));
+  }
+
+  listEvents(): EventCatalog {
+    const events = this.#recording.attrs.map((attr) => {
+      const generic = genericEventByConfig(attr.type, attr.config);
+      const pace = attr.isFrequency ? `at ${attr.samplePeriod} Hz` : `every ${attr.samplePeriod} events`;
+      return {
+        name: attr.name,
+        aliases: [],
+        type: attr.type,
+        config: attr.config,
+        description: `${generic?.description ?? "An event of the recording"} (recorded ${pace})`,
+        group: generic?.group ?? "recording",
+        canSample: true,
+        reason: "",
+      };
+    });
+    return { events, pmus: [] };
+  }
+
+  resolve(request: EventRequest): ResolvedEvent {
+    const index = this.#findAttr(request.event === "" ? this.defaultEvent : request.event);
+    const attr = this.#recording.attrs[index] as RecordedAttr;
+    const { name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
+    return {
+      ...{ name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp },
+      key: `${index}/${name}`,
+      rate: requestedRate(request) ?? { kind: "all" },
+      periodUnit: isClock(attr) ? "ns" : "events",
+    };
+  }
+
+  /** By name as recorded; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
+  #findAttr(text: string): number {
+    const { attrs } = this.#recording;
+    const exact = attrs.findIndex(({ name }) => name === text);
+    if (exact >= 0) return exact;
+    const { base, modifiers } = splitModifiers(text);
+    const generic = parsedOrNull(text);
+    const related = attrs.flatMap((attr, index) => {
+      const sameName = splitModifiers(attr.name).base === base;
+      const sameEvent = generic !== null && generic.type === attr.type && generic.config === attr.config;
+      return sameName || sameEvent ? [index] : [];
+    });
+    const suits = related.find(
+      (index) => modifiers === null || (generic !== null && sameLevels(generic, attrs[index] as RecordedAttr)),
+    );
+    if (suits !== undefined) return suits;
+    const names = attrs.map(({ name }) => name);
+    const holds = `the recording holds ${names.join(", ")}`;
+    if (related.length > 0) {
+      const why =
+        "was recorded with other modifiers: leave them out, and use filter.exclude_user or filter.exclude_kernel";
+      throw new PmuError("EVENT_UNKNOWN", `event ${JSON.stringify(text)} ${why}; ${holds}`);
+    }
+    const nearest = nearestName(text, names);
+    const hint = nearest === null ? "" : `did you mean ${JSON.stringify(nearest)}? `;
+    throw new PmuError("EVENT_UNKNOWN", `event ${JSON.stringify(text)} was not recorded: ${hint}${holds}`);
+  }
+
+  open(event: ResolvedEvent, shape: EventShape): OpenEvent {
+    const index = Number.parseInt(event.key, 10);
+    const attr = this.#recording.attrs[index] as RecordedAttr;
+    this.#checkShape(attr, shape);
+    const format: RecordFormat = {
+      ids: attr.ids,
+      sampleType: attr.sampleType,
+      sampleIdAll: attr.sampleIdAll,
+      // perf, too, takes the attr's where the records have none.
+      fixedPeriod: (attr.sampleType & SAMPLE.PERIOD) === 0 ? attr.samplePeriod : 0,
+    };
+    const { lost } = this.#data;
+    return new OpenReplayEvent(format, this.#nowNs, {
+      lost: () => Number(Atomics.load(lost, index)),
+      enable: () => {
+        this.#enabled++;
+        this.#thread.post({ kind: "enable", attr: index, wakeEach: shape.wakeEach });
+      },
+      disable: () => {
+        this.#enabled--;
+        this.#thread.post({ kind: "disable", attr: index, wakeEach: shape.wakeEach });
+        if (this.#enabled === 0) this.#abandon();
+        this.#thread.settle();
+      },
+    });
+  }
+
+  #checkShape({ name, sampleType }: RecordedAttr, shape: EventShape): void {
+    const offsets = sampleOffsets(sampleType);
+    if (shape.callchain && offsets.callchain < 0) {
+      throw new PmuError(
+        "SHAPE_UNSUPPORTED",
+        `fields[]: ${name} was recorded without callchains: leave out CALLCHAIN, or record with -g`,
+      );
+    }
+    if (shape.cgroup && offsets.cgroup < 0) {
+      throw new PmuError(
+        "SHAPE_UNSUPPORTED",
+        `filter.cgroups: ${name} was recorded without cgroups: leave it out, or record with --all-cgroups`,
+      );
+    }
+  }
+
+  begin(): void {
+    if (this.#running) return;
+    this.#running = true;
+    this.#run++;
+    this.#thread.post({ kind: "begin", run: this.#run });
+  }
+
+  /** Nobody is there to see the rest: the next begin starts over. */
+  #abandon(): void {
+    if (!this.#running) return;
+    this.#running = false;
+    this.#thread.post({ kind: "abandon" });
+  }
+
+  #ended(run: number): void {
+    // A run that was abandoned while its end was on the way has not ended for anybody.
+    if (!this.#running || run !== this.#run) return;
+    this.#running = false;
+    for (const listener of this.#listeners) listener();
+  }
+
+  onEnd(listener: () => void): void {
+    this.#listeners.push(listener);
+  }
+
+  close(): Promise<void> {
+    this.#running = false;
+    this.#closed ??= this.#thread.stop().then(() => closeSoftwareRings(this.rings));
+    return this.#closed;
+  }
+}
+
+function isDummy({ type, config }: RecordedAttr): boolean {
+  return type === TYPE.SOFTWARE && config === BigInt(COUNT_SW.DUMMY);
+}
+
+function isClock({ type, config }: RecordedAttr): boolean {
+  return type === TYPE.SOFTWARE && (config === BigInt(COUNT_SW.CPU_CLOCK) || config === BigInt(COUNT_SW.TASK_CLOCK));
+}
+
+function parsedOrNull(text: string): ParsedEvent | null {
+  try {
+    return parseEventSpec(text);
+  } catch (error) {
+    if (error instanceof PmuError) return null;
+    throw error;
+  }
+}
+
+function sameLevels(asked: ParsedEvent, recorded: RecordedAttr): boolean {
+  return modifierSuffix({ ...asked, preciseIp: 0 }) === modifierSuffix({ ...recorded, preciseIp: 0 });
+}
+
+interface ReplayControl {
+  readonly lost: () => number;
+  readonly enable: () => void;
+  readonly disable: () => void;
+}
+
+class OpenReplayEvent implements OpenEvent {
+  readonly formats: readonly RecordFormat[];
+  readonly #time: EnabledTime;
+  readonly #control: ReplayControl;
+  #closed = false;
+
+  constructor(format: RecordFormat, nowNs: () => bigint, control: ReplayControl) {
+    this.formats = [format];
+    this.#time = new EnabledTime(nowNs);
+    this.#control = control;
+  }
+
+  /** The recording's rate is its own; slower handlers are thinned behind the ring. */
+  setRate(): void {}
+
+  enable(): void {
+    if (this.#closed || this.#time.running) return;
+    this.#time.start();
+    this.#control.enable();
+  }
+
+  /** As with the kernel's, no sample is written once this has returned. */
+  disable(): void {
+    if (!this.#time.running) return;
+    this.#time.stop();
+    this.#control.disable();
+  }
+
+  /** `lost` is what the recording's own LOST records have said up to now; the replay itself loses nothing. */
+  read(): EventReading {
+    const timeNs = this.#time.readNs();
+    return { lost: this.#control.lost(), timeEnabledNs: timeNs, timeRunningNs: timeNs };
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.disable();
+    this.#closed = true;
+  }
+}

@@ -1,0 +1,141 @@
+/**
+ * What every source of records offers: rings in the kernel's format, and events that write into them.
+ *
+ * `perf` hands out the kernel's own rings; `synthetic` and `replay` write genuine perf records into rings of the same
+ * format, so that everything behind the ring is the same code.
+ */
+
+export type SourceKind = "perf" | "replay" | "synthetic";
+
+/** One CPU's ring: a control page (struct perf_event_mmap_page), then `dataBytes` of records. */
+export interface RingDescriptor {
+  readonly cpu: number;
+  /** Address of the control page in this process; every thread makes its own view of it. */
+  readonly address: bigint;
+  /** Size of the data area, a power of two. It starts one page (4,096 bytes) behind `address`. */
+  readonly dataBytes: number;
+  /** Readable when there is something to drain. */
+  readonly pollFd: number;
+  /** An eventfd stays readable until it is read; a perf fd is reset by poll itself. */
+  readonly pollKind: "perf" | "eventfd";
+}
+
+/** How often an event samples. `all` is every record the source has (replay and synthetic). */
+export type Rate =
+  | { readonly kind: "frequency"; readonly hz: number }
+  | { readonly kind: "period"; readonly period: number }
+  | { readonly kind: "all" };
+
+export interface EventRequest {
+  /** perf's syntax; empty means the source's default event. */
+  readonly event: string;
+  /** 0 or absent: not given. */
+  readonly frequencyHz?: number;
+  readonly period?: number;
+}
+
+/** An event as it can be opened, once for all handlers whose `key` is the same. */
+export interface ResolvedEvent {
+  /** Canonical name with modifiers, `cpu-clock:u`. */
+  readonly name: string;
+  /** Handlers with the same key share one kernel event; frequency and period sampling are different events. */
+  readonly key: string;
+  /** perf_event_attr.type and .config. */
+  readonly type: number;
+  readonly config: bigint;
+  /** perf_event_attr flags that modifiers set. */
+  readonly excludeUser: boolean;
+  readonly excludeKernel: boolean;
+  readonly excludeHv: boolean;
+  readonly preciseIp: number;
+  /** What this request asked for, defaults filled in. */
+  readonly rate: Rate;
+  /** What a period counts: "ns" for clocks, "events" otherwise. */
+  readonly periodUnit: "ns" | "events";
+}
+
+/** What a sample of the event must carry beyond the fixed columns. */
+export interface EventShape {
+  readonly callchain: boolean;
+  readonly cgroup: boolean;
+  /** Wake the dispatcher for every sample instead of by the ring's watermark. */
+  readonly wakeEach: boolean;
+}
+
+/** How records with these ids are to be read. */
+export interface RecordFormat {
+  /** PERF_SAMPLE_IDENTIFIER ids that carry this format; empty where the recording has no ids (then it is the only format). */
+  readonly ids: readonly bigint[];
+  /** perf_event_attr.sample_type. */
+  readonly sampleType: number;
+  readonly sampleIdAll: boolean;
+  /** Used where the records carry no period of their own. */
+  readonly fixedPeriod: number;
+}
+
+/** What the kernel says of one open event, summed over CPUs. */
+export interface EventReading {
+  /** Samples that did not fit into the ring, or null where the kernel cannot say (before 6.0). */
+  readonly lost: number | null;
+  readonly timeEnabledNs: number;
+  readonly timeRunningNs: number;
+}
+
+/** An event that is open on every CPU of the source. It starts disabled. */
+export interface OpenEvent {
+  readonly formats: readonly RecordFormat[];
+  /** Takes effect without a gap for those who already receive the event. */
+  setRate(rate: Rate): void;
+  enable(): void;
+  disable(): void;
+  read(): EventReading;
+  /** Idempotent. Records already in the ring stay there. */
+  close(): void;
+}
+
+export interface EventInfo {
+  readonly name: string;
+  readonly aliases: readonly string[];
+  readonly type: number;
+  readonly config: bigint;
+  readonly description: string;
+  readonly group: string;
+  readonly canSample: boolean;
+  /** Why not; empty when it can. */
+  readonly reason: string;
+}
+
+export interface PmuInfo {
+  readonly name: string;
+  readonly type: number;
+  readonly cpus: string;
+}
+
+export interface EventCatalog {
+  readonly events: readonly EventInfo[];
+  readonly pmus: readonly PmuInfo[];
+}
+
+export interface Source {
+  readonly kind: SourceKind;
+  /** For logs and status: "perf: 2 CPUs, 512 KiB rings". */
+  readonly description: string;
+  /** The clock of PERF_SAMPLE_TIME: "CLOCK_MONOTONIC", or what a recording says of its own. */
+  readonly clock: string;
+  /** Whether `time` can be compared with CLOCK_MONOTONIC of now. */
+  readonly clockIsMonotonic: boolean;
+  readonly defaultEvent: string;
+  /** Fixed for the source's life. */
+  readonly rings: readonly RingDescriptor[];
+  listEvents(): EventCatalog;
+  /** Throws PmuError with a message that names the remedy. Opens nothing. */
+  resolve(request: EventRequest): ResolvedEvent;
+  /** Opens the event, disabled, on every CPU. Throws PmuError; then nothing stays open. */
+  open(event: ResolvedEvent, shape: EventShape): OpenEvent;
+  /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */
+  begin(): void;
+  /** Called when a replay has written its last record and the rings have been drained. Never for other sources. */
+  onEnd(listener: () => void): void;
+  /** Unmaps and closes everything. Only after the dispatchers have stopped. Idempotent. */
+  close(): Promise<void>;
+}
