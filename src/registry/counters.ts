@@ -1,0 +1,79 @@
+/** A slot's counters by name: each a view on one double that has one writer. */
+import { DISPATCHER, dispatcherAt, LOSS_REASONS, SLOT, slotAt, type TableLayout } from "./layout.js";
+
+/** What one dispatcher counts for one handler. */
+export interface DispatcherCounters {
+  readonly dispatches: number;
+  readonly matched: number;
+  readonly queueFull: number;
+  readonly longestDispatchNs: number;
+  readonly lastDispatchNs: number;
+}
+
+export class SlotCounters {
+  readonly #doubles: Float64Array;
+  readonly #layout: TableLayout;
+
+  constructor(memory: ArrayBuffer, layout: TableLayout) {
+    this.#doubles = new Float64Array(memory, 0, Math.floor(memory.byteLength / 8));
+    this.#layout = layout;
+  }
+
+  /** Dispatcher `d` only. */
+  countDispatch(slot: number, d: number, matched: number, queueFull: number, durationNs: number, nowNs: number): void {
+    const at = dispatcherAt(this.#layout, slot, d) / 8;
+    const doubles = this.#doubles;
+    doubles[at + DISPATCHER.DISPATCHES / 8] += 1;
+    doubles[at + DISPATCHER.MATCHED / 8] += matched;
+    doubles[at + DISPATCHER.QUEUE_FULL / 8] += queueFull;
+    if (durationNs > doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8]) {
+      doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8] = durationNs;
+    }
+    doubles[at + DISPATCHER.LAST_DISPATCH_NS / 8] = nowNs;
+  }
+
+  /** All dispatchers together. Exact while none is inside the handler. */
+  dispatched(slot: number): DispatcherCounters {
+    let dispatches = 0;
+    let matched = 0;
+    let queueFull = 0;
+    let longestDispatchNs = 0;
+    let lastDispatchNs = 0;
+    for (let d = 0; d < this.#layout.dispatchers; d++) {
+      const at = dispatcherAt(this.#layout, slot, d) / 8;
+      dispatches += this.#doubles[at + DISPATCHER.DISPATCHES / 8];
+      matched += this.#doubles[at + DISPATCHER.MATCHED / 8];
+      queueFull += this.#doubles[at + DISPATCHER.QUEUE_FULL / 8];
+      longestDispatchNs = Math.max(longestDispatchNs, this.#doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8]);
+      lastDispatchNs = Math.max(lastDispatchNs, this.#doubles[at + DISPATCHER.LAST_DISPATCH_NS / 8]);
+    }
+    return { dispatches, matched, queueFull, longestDispatchNs, lastDispatchNs };
+  }
+
+  /** The delivering thread only. */
+  countDelivered(slot: number, samples: number): void {
+    this.#doubles[(slotAt(this.#layout, slot) + SLOT.DELIVERED) / 8] += samples;
+  }
+
+  /** The delivering thread only. */
+  setQueueBytes(slot: number, bytes: number): void {
+    this.#doubles[(slotAt(this.#layout, slot) + SLOT.QUEUE_BYTES) / 8] = bytes;
+  }
+
+  /** The delivering thread only; `reason` indexes LOSS_REASONS. */
+  countLoss(slot: number, reason: number, samples: number): void {
+    this.#doubles[(slotAt(this.#layout, slot) + SLOT.LOSSES) / 8 + reason] += samples;
+  }
+
+  delivered(slot: number): number {
+    return this.#doubles[(slotAt(this.#layout, slot) + SLOT.DELIVERED) / 8];
+  }
+
+  /** By LOSS_REASONS; QUEUE_FULL is the dispatchers' own count. */
+  losses(slot: number): number[] {
+    const at = (slotAt(this.#layout, slot) + SLOT.LOSSES) / 8;
+    const losses = Array.from(this.#doubles.subarray(at, at + LOSS_REASONS.length));
+    losses[LOSS_REASONS.indexOf("QUEUE_FULL")] = this.dispatched(slot).queueFull;
+    return losses;
+  }
+}
