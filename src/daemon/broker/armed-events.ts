@@ -1,0 +1,251 @@
+/**
+ * The events that are open now, one for all handlers that want it: opened for the first, re-rated as handlers come and
+ * go, closed with the last. The kernel ticks at the fastest rate anyone asked for.
+ *
+ * Order matters throughout: dispatchers learn of a faster pace before the kernel ticks faster, and of a slower one only
+ * after it ticks slower and the rings are drained, so that no handler is ever given samples at somebody else's rate.
+ */
+import { EVENTS_MAX } from "../../pmu/record.js";
+import type { EventReading, EventShape, OpenEvent, Rate, ResolvedEvent, Source } from "../../pmu/source.js";
+import type { Control } from "../dispatch/messages.js";
+import type { EventPace } from "../dispatch/thinning.js";
+import { BrokerError } from "./errors.js";
+
+/** What one handler wants of an event. */
+export interface EventUser {
+  readonly event: ResolvedEvent;
+  readonly callchain: boolean;
+  readonly cgroup: boolean;
+  /** Woken for each sample. */
+  readonly wakeEach: boolean;
+}
+
+export interface ArmedEvent {
+  /** 0..EVENTS_MAX-1: the bit in a handler's event mask. */
+  readonly index: number;
+  readonly event: ResolvedEvent;
+  readonly users: Set<EventUser>;
+  open: OpenEvent;
+  shape: EventShape;
+  rate: Rate;
+  enabled: boolean;
+  /** Readings of kernel events that were replaced by another shape. */
+  readonly before: { lost: number; timeEnabledNs: number; timeRunningNs: number };
+}
+
+export interface ArmedEventsOptions {
+  readonly source: Source;
+  readonly tellAll: (control: Control) => Promise<void>;
+  /** An index is about to be used by another event, or is free now. */
+  readonly onRetired: (armed: ArmedEvent) => void;
+  readonly onArmed: (armed: ArmedEvent) => void;
+}
+
+export class ArmedEvents {
+  readonly #options: ArmedEventsOptions;
+  readonly #byKey = new Map<string, ArmedEvent>();
+  readonly #byIndex: (ArmedEvent | null)[] = new Array(EVENTS_MAX).fill(null);
+  /** Control steps run one after another: each leaves dispatchers and kernel in agreement. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(options: ArmedEventsOptions) {
+    this.#options = options;
+  }
+
+  get all(): readonly ArmedEvent[] {
+    return [...this.#byKey.values()];
+  }
+
+  /**
+   * Opens or joins the events of one handler, in order, and prepares the dispatchers; none of them ticks for the handler
+   * yet: call `start` when it is ACTIVE. Throws with nothing changed.
+   */
+  acquire(users: readonly EventUser[]): Promise<ArmedEvent[]> {
+    return this.#inTurn(async () => {
+      const taken: ArmedEvent[] = [];
+      try {
+        for (const user of users) taken.push(await this.#join(user));
+      } catch (error) {
+        for (const [i, armed] of taken.entries()) await this.#leave(armed, users[i]);
+        throw error;
+      }
+      return taken;
+    });
+  }
+
+  /** Makes the kernel tick at the rates the users ask for. */
+  start(events: readonly ArmedEvent[]): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const armed of new Set(events)) {
+        if (armed.enabled) this.#applyRate(armed);
+        else {
+          armed.open.enable();
+          armed.enabled = true;
+        }
+      }
+    });
+  }
+
+  /** A handler is gone. `events[i]` was acquired for `users[i]`. */
+  release(events: readonly ArmedEvent[], users: readonly EventUser[]): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const [i, armed] of events.entries()) await this.#leave(armed, users[i]);
+    });
+  }
+
+  /** What the kernel says of an event, those it replaced included. */
+  read(armed: ArmedEvent): EventReading {
+    const now = armed.open.read();
+    return {
+      lost: now.lost === null ? null : now.lost + armed.before.lost,
+      timeEnabledNs: now.timeEnabledNs + armed.before.timeEnabledNs,
+      timeRunningNs: now.timeRunningNs + armed.before.timeRunningNs,
+    };
+  }
+
+  async #join(user: EventUser): Promise<ArmedEvent> {
+    const existing = this.#byKey.get(user.event.key);
+    if (existing === undefined) return this.#arm(user);
+    existing.users.add(user);
+    try {
+      await this.#reshape(existing);
+      await this.#tellPace(existing);
+      // The kernel may refuse the rate: find out before the handler exists.
+      this.#applyRate(existing);
+    } catch (error) {
+      await this.#leave(existing, user);
+      throw error;
+    }
+    return existing;
+  }
+
+  async #arm(user: EventUser): Promise<ArmedEvent> {
+    const index = this.#byIndex.indexOf(null);
+    if (index < 0) {
+      throw new BrokerError(
+        "RESOURCE_EXHAUSTED",
+        `${EVENTS_MAX} events are armed, the most there can be: deregister handlers, or ask for events that others already use.`,
+      );
+    }
+    const shape = shapeOf([user]);
+    const open = this.#options.source.open(user.event, shape);
+    const armed: ArmedEvent = {
+      index,
+      event: user.event,
+      users: new Set([user]),
+      open,
+      shape,
+      rate: user.event.rate,
+      enabled: false,
+      before: { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 },
+    };
+    this.#byKey.set(user.event.key, armed);
+    this.#byIndex[index] = armed;
+    this.#options.onArmed(armed);
+    await this.#tellPace(armed);
+    await this.#options.tellAll({ kind: "add formats", event: index, formats: open.formats });
+    return armed;
+  }
+
+  async #leave(armed: ArmedEvent, user: EventUser): Promise<void> {
+    armed.users.delete(user);
+    if (armed.users.size === 0) return this.#disarm(armed);
+    await this.#reshape(armed);
+    this.#applyRate(armed);
+    await this.#tellPace(armed);
+  }
+
+  async #disarm(armed: ArmedEvent): Promise<void> {
+    armed.open.disable();
+    await this.#options.tellAll({ kind: "remove formats", formats: armed.open.formats });
+    this.#options.onRetired(armed);
+    armed.open.close();
+    this.#byKey.delete(armed.event.key);
+    this.#byIndex[armed.index] = null;
+  }
+
+  /**
+   * sample_type and wake-up cannot be changed on a live event: open the new one first, switch over, close the old one
+   * when its records are drained. The switch takes microseconds, less than one period.
+   */
+  async #reshape(armed: ArmedEvent): Promise<void> {
+    const wanted = shapeOf([...armed.users]);
+    const { shape } = armed;
+    if (wanted.callchain === shape.callchain && wanted.cgroup === shape.cgroup && wanted.wakeEach === shape.wakeEach)
+      return;
+    const next = this.#options.source.open({ ...armed.event, rate: armed.rate }, wanted);
+    await this.#options.tellAll({ kind: "add formats", event: armed.index, formats: next.formats });
+    const previous = armed.open;
+    if (armed.enabled) {
+      previous.disable();
+      next.enable();
+    }
+    armed.open = next;
+    armed.shape = wanted;
+    await this.#options.tellAll({ kind: "remove formats", formats: previous.formats });
+    const last = previous.read();
+    armed.before.lost += last.lost ?? 0;
+    armed.before.timeEnabledNs += last.timeEnabledNs;
+    armed.before.timeRunningNs += last.timeRunningNs;
+    previous.close();
+  }
+
+  #tellPace(armed: ArmedEvent): Promise<void> {
+    return this.#options.tellAll({
+      kind: "pace",
+      event: armed.index,
+      pace: paceOf(this.#options.source, fastest(armed)),
+    });
+  }
+
+  #applyRate(armed: ArmedEvent): void {
+    const rate = fastest(armed);
+    if (sameRate(rate, armed.rate)) return;
+    armed.open.setRate(rate);
+    armed.rate = rate;
+  }
+
+  #inTurn<T>(step: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(step);
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+}
+
+function shapeOf(users: readonly EventUser[]): EventShape {
+  return {
+    callchain: users.some((user) => user.callchain),
+    cgroup: users.some((user) => user.cgroup),
+    wakeEach: users.some((user) => user.wakeEach),
+  };
+}
+
+/** The kernel's rate: users of one key ask for the same kind. */
+function fastest(armed: ArmedEvent): Rate {
+  let best: Rate | null = null;
+  for (const { event } of armed.users) best = best === null ? event.rate : faster(best, event.rate);
+  return best ?? armed.rate;
+}
+
+function faster(a: Rate, b: Rate): Rate {
+  if (a.kind === "all" || b.kind === "all") return { kind: "all" };
+  if (a.kind === "frequency" && b.kind === "frequency") return b.hz > a.hz ? b : a;
+  if (a.kind === "period" && b.kind === "period") return b.period < a.period ? b : a;
+  // Software sources put every kind on one event; their own rate is what it is.
+  return { kind: "all" };
+}
+
+function sameRate(a: Rate, b: Rate): boolean {
+  if (a.kind === "frequency" && b.kind === "frequency") return a.hz === b.hz;
+  if (a.kind === "period" && b.kind === "period") return a.period === b.period;
+  return a.kind === b.kind;
+}
+
+/** What dispatchers thin against. Software sources tick at a rate of their own, so nobody's rate is known to be reached. */
+function paceOf(source: Source, rate: Rate): EventPace {
+  if (source.kind !== "perf") return { frequencyHz: null, period: null };
+  return {
+    frequencyHz: rate.kind === "frequency" ? rate.hz : null,
+    period: rate.kind === "period" ? rate.period : null,
+  };
+}

@@ -1,0 +1,30 @@
+/** One registered handler, as the broker knows it. */
+import type { SlotHandle } from "../../registry/table.js";
+import type { Books } from "../delivery/books.js";
+import type { HandlerDelivery } from "../delivery/delivery.js";
+import type { ArmedEvent, EventUser } from "./armed-events.js";
+import type { HandlerSpec } from "./request.js";
+
+export interface RemovalResult {
+  readonly books: Books;
+  /** How long dispatchers took to leave the handler. */
+  readonly waitedNs: number;
+}
+
+export interface Handler {
+  readonly id: number;
+  readonly handle: SlotHandle;
+  readonly spec: HandlerSpec;
+  /** The client's address: "unix" or host:port. */
+  readonly peer: string;
+  /** Seconds since the epoch. */
+  readonly registeredAt: number;
+  /** In the order of spec.events. */
+  readonly users: readonly EventUser[];
+  readonly armed: readonly ArmedEvent[];
+  readonly delivery: HandlerDelivery;
+  lease: { readonly timer: NodeJS.Timeout; readonly endsAtMs: number } | null;
+  everSubscribed: boolean;
+  /** Set by the first who removes it; the others wait for the same end. */
+  removal: Promise<RemovalResult> | null;
+}

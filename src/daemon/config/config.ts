@@ -1,0 +1,37 @@
+/** The configuration as the daemon uses it: parsed, checked, frozen. */
+import type { ListenAddress, TcpAddress } from "./address.js";
+import type { LogLevel } from "./schema.js";
+import type { SourceSpec } from "./source-spec.js";
+
+export interface DaemonLimits {
+  /** The most a handler may ask for its queue, and what it gets when it does not ask. */
+  readonly queueMaxBytes: number;
+  readonly queueDefaultBytes: number;
+  readonly flushIntervalDefaultMs: number;
+  readonly flushIntervalMaxMs: number;
+  readonly leaseDefaultMs: number;
+  readonly leaseMaxMs: number;
+  readonly deregisterTimeoutDefaultMs: number;
+  /** Of a message the daemon receives. */
+  readonly messageMaxBytes: number;
+  readonly filterEntriesMax: number;
+  readonly eventsPerHandlerMax: number;
+}
+
+export interface DaemonConfig {
+  /** At least one. Paths are absolute; TCP is loopback. */
+  readonly listen: readonly ListenAddress[];
+  /** null: no metrics are served. */
+  readonly metrics: TcpAddress | null;
+  /** Absolute. */
+  readonly runtimeDir: string;
+  /** A replay's file is absolute. */
+  readonly source: SourceSpec;
+  readonly dispatchers: number;
+  /** Slots in the handler table. */
+  readonly capacity: number;
+  readonly logLevel: LogLevel;
+  /** Data area of each CPU's ring: a power of two. */
+  readonly ringKib: number;
+  readonly limits: DaemonLimits;
+}

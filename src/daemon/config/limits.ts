@@ -1,0 +1,104 @@
+/**
+ * Every number that bounds the daemon and may be configured, in one place, with the relations that must hold among
+ * them. Keys are the configuration file's; units are in the names.
+ */
+import { CAPACITY_MAX, DISPATCHERS_MAX } from "../../registry/layout.js";
+import { EVENTS_PER_HANDLER_MAX, REGION_BYTES_MIN } from "../delivery/outbox.js";
+
+export interface Range {
+  readonly min: number;
+  readonly max: number;
+  readonly default: number;
+  /** The value must be a power of two. */
+  readonly powerOfTwo?: boolean;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const HOUR_MS = 3_600_000;
+
+/** Node fires a timer with a longer delay at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+export const RANGES = {
+  dispatchers: { min: 1, max: DISPATCHERS_MAX, default: 1 },
+  capacity: { min: 1, max: CAPACITY_MAX, default: 256 },
+  // The default plus the control page is 516 KiB, what perf_event_mlock_kb allows an unprivileged user for each CPU.
+  ring_kib: { min: 8, max: 65_536, default: 512, powerOfTwo: true },
+  "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
+  "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
+  "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 100 },
+  "limits.flush_interval_max_ms": { min: 1, max: TIMER_MS_MAX, default: 60_000 },
+  "limits.lease_default_ms": { min: 1, max: TIMER_MS_MAX, default: 10_000 },
+  "limits.lease_max_ms": { min: 1, max: TIMER_MS_MAX, default: HOUR_MS },
+  "limits.deregister_timeout_default_ms": { min: 1, max: TIMER_MS_MAX, default: 5_000 },
+  "limits.message_max_bytes": { min: 4 * KIB, max: 64 * MIB, default: MIB },
+  "limits.filter_entries_max": { min: 1, max: 65_536, default: 1024 },
+  "limits.events_per_handler_max": { min: 1, max: EVENTS_PER_HANDLER_MAX, default: EVENTS_PER_HANDLER_MAX },
+} as const satisfies Record<string, Range>;
+
+export type NumberKey = keyof typeof RANGES;
+
+/** unix(7): sun_path has 108 bytes, the last of which ends the string. */
+export const SOCKET_PATH_BYTES_MAX = 107;
+
+export const SYNTHETIC = {
+  ratePerSecond: { min: 1, max: 100_000_000 },
+  cpus: { min: 1, max: 1024 },
+  seed: { min: 0, max: 2 ** 32 - 1, default: 1 },
+} as const;
+
+/** Widest uint32 as a protobuf varint: what one pid in a filter may take of a message. */
+const FILTER_ENTRY_BYTES = 5;
+
+/** `small` times `scale` must not exceed `large`. */
+export interface Relation {
+  readonly small: NumberKey;
+  readonly large: NumberKey;
+  readonly scale: number;
+  readonly reason: string;
+}
+
+export const RELATIONS: readonly Relation[] = [
+  {
+    small: "dispatchers",
+    large: "limits.queue_default_bytes",
+    scale: REGION_BYTES_MIN,
+    reason: `a queue has a region for each dispatcher, of ${REGION_BYTES_MIN} bytes at least`,
+  },
+  {
+    small: "limits.queue_default_bytes",
+    large: "limits.queue_max_bytes",
+    scale: 1,
+    reason: "a handler that asks for nothing must not get more than a handler may ask for",
+  },
+  {
+    small: "limits.flush_interval_default_ms",
+    large: "limits.flush_interval_max_ms",
+    scale: 1,
+    reason: "a handler that asks for nothing must not wait longer than a handler may ask for",
+  },
+  {
+    small: "limits.lease_default_ms",
+    large: "limits.lease_max_ms",
+    scale: 1,
+    reason: "a handler that asks for nothing must not live longer than a handler may ask for",
+  },
+  {
+    small: "limits.filter_entries_max",
+    large: "limits.message_max_bytes",
+    scale: FILTER_ENTRY_BYTES,
+    reason: `a filter of the largest size must fit into one message, at ${FILTER_ENTRY_BYTES} bytes an entry`,
+  },
+];
+
+export function relationHolds(relation: Relation, value: (key: NumberKey) => number): boolean {
+  return value(relation.small) * relation.scale <= value(relation.large);
+}
+
+for (const [key, range] of Object.entries<Range>(RANGES)) {
+  if (!(range.min <= range.default && range.default <= range.max)) throw new Error(`${key}: default out of range`);
+}
+for (const relation of RELATIONS) {
+  if (!relationHolds(relation, (key) => RANGES[key].default)) throw new Error(`default breaks: ${relation.reason}`);
+}

@@ -1,0 +1,408 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import type { DaemonConfig } from "./config.js";
+import type { Environment } from "./environment.js";
+import { ConfigError, type Problem } from "./errors.js";
+import { type ConfigIo, loadConfig, processIo } from "./load.js";
+
+interface Case {
+  readonly argv?: readonly string[];
+  readonly env?: Environment;
+  /** The text of f.yaml, which --config then names. */
+  readonly file?: string;
+  readonly uid?: number;
+}
+
+function load({ argv = [], env = {}, file, uid = 0 }: Case) {
+  const io: ConfigIo = {
+    uid,
+    cwd: "/some dir",
+    version: "1.2.3",
+    readTextFile: (path) => {
+      if (path === "/some dir/f.yaml" && file !== undefined) return file;
+      throw new Error(`ENOENT: no such file or directory, open '${path}'`);
+    },
+  };
+  return loadConfig(file === undefined ? argv : ["--config", "f.yaml", ...argv], env, io);
+}
+
+function run(input: Case): DaemonConfig {
+  const result = load(input);
+  assert(result.action === "run");
+  return result.config;
+}
+
+function print(input: Case): string {
+  const result = load(input);
+  assert(result.action === "print");
+  return result.text;
+}
+
+function problems(input: Case): readonly Problem[] {
+  try {
+    load(input);
+  } catch (error) {
+    assert(error instanceof ConfigError);
+    assert.equal(error.code, "CONFIG_INVALID");
+    for (const { origin, what, remedy } of error.problems) {
+      assert(error.message.includes(`${origin}: ${what}; ${remedy}`));
+    }
+    return error.problems;
+  }
+  assert.fail("accepted");
+}
+
+/** The one problem of `input`, as the operator reads it. */
+function problem(input: Case): string {
+  const found = problems(input);
+  assert.equal(found.length, 1, JSON.stringify(found));
+  const [{ origin, what, remedy } = { origin: "", what: "", remedy: "" }] = found;
+  return `${origin}: ${what}; ${remedy}`;
+}
+
+describe("defaults", () => {
+  test("of root", () => {
+    const config = run({ env: { XDG_RUNTIME_DIR: "/run/user/0", HOME: "/root" } });
+    assert.deepEqual(config, {
+      listen: [{ kind: "unix", path: "/run/nmid/nmid.sock" }],
+      metrics: { host: "127.0.0.1", port: 9810 },
+      runtimeDir: "/run/nmid",
+      source: { kind: "auto" },
+      dispatchers: 1,
+      capacity: 256,
+      logLevel: "info",
+      ringKib: 512,
+      limits: {
+        queueMaxBytes: 67_108_864,
+        queueDefaultBytes: 4_194_304,
+        flushIntervalDefaultMs: 100,
+        flushIntervalMaxMs: 60_000,
+        leaseDefaultMs: 10_000,
+        leaseMaxMs: 3_600_000,
+        deregisterTimeoutDefaultMs: 5_000,
+        messageMaxBytes: 1_048_576,
+        filterEntriesMax: 1024,
+        eventsPerHandlerMax: 16,
+      },
+    });
+  });
+
+  test("of a user, with and without a usable XDG_RUNTIME_DIR", () => {
+    const xdg = run({ uid: 1000, env: { XDG_RUNTIME_DIR: "/run/user/1000" } });
+    assert.deepEqual(xdg.listen, [{ kind: "unix", path: "/run/user/1000/nmid/nmid.sock" }]);
+    assert.equal(xdg.runtimeDir, "/run/user/1000/nmid");
+    for (const env of [{}, { XDG_RUNTIME_DIR: "relative" }, { XDG_RUNTIME_DIR: "" }]) {
+      const bare = run({ uid: 1000, env });
+      assert.deepEqual(bare.listen, [{ kind: "unix", path: "/tmp/nmid-1000/nmid.sock" }]);
+      assert.equal(bare.runtimeDir, "/tmp/nmid-1000");
+    }
+  });
+
+  test("that do not fit are told with their origin", () => {
+    const text = problem({ uid: 1000, env: { XDG_RUNTIME_DIR: `/${"x".repeat(100)}` } });
+    assert.match(text, /^default from XDG_RUNTIME_DIR: .* has 116 bytes, and the kernel takes 107/);
+  });
+
+  test("are frozen all the way down", () => {
+    const config = run({});
+    for (const part of [config, config.listen, config.listen[0], config.metrics, config.source, config.limits]) {
+      assert(Object.isFrozen(part));
+    }
+  });
+});
+
+describe("precedence", () => {
+  const file = "dispatchers: 2\ncapacity: 2\nmetrics: off\nlog_level: debug\nlisten: unix:/file\n";
+
+  test("flag before environment before file before default", () => {
+    const env = { NMID_DISPATCHERS: "3", NMID_CAPACITY: "3", NMID_LISTEN: "unix:/env" };
+    const config = run({ argv: ["--dispatchers", "4"], env, file });
+    assert.equal(config.dispatchers, 4);
+    assert.equal(config.capacity, 3);
+    assert.equal(config.logLevel, "debug");
+    assert.equal(config.metrics, null);
+    assert.deepEqual(config.listen, [{ kind: "unix", path: "/env" }]);
+    assert.equal(config.ringKib, 512);
+  });
+
+  test("lists replace one another and do not add up", () => {
+    const config = run({ argv: ["--listen", "unix:/a", "--listen=127.0.0.1:1"], file });
+    assert.deepEqual(config.listen, [
+      { kind: "unix", path: "/a" },
+      { kind: "tcp", host: "127.0.0.1", port: 1 },
+    ]);
+  });
+
+  test("an overridden value is still checked", () => {
+    const text = problem({ argv: ["--capacity", "8"], file: "capacity: none\n" });
+    assert.match(text, /^f\.yaml:1 key capacity: "none" is not a whole number; give a whole number from 1 to 65536$/);
+  });
+
+  test("--config goes before NMID_CONFIG", () => {
+    assert.equal(run({ env: { NMID_CONFIG: "/absent" }, file: "capacity: 9" }).capacity, 9);
+    assert.match(problem({ env: { NMID_CONFIG: "/absent" } }), /^\/absent: cannot be read: ENOENT/);
+  });
+});
+
+describe("each place", () => {
+  test("every flag", () => {
+    const argv = [
+      "--metrics",
+      "0.0.0.0:0",
+      "--runtime-dir",
+      "rel",
+      "--source",
+      "replay:r.data",
+      "--log-level",
+      "silent",
+    ];
+    const config = run({ argv: [...argv, "--listen", "unix:s", "--capacity", "1", "--dispatchers=64"] });
+    assert.deepEqual(config.metrics, { host: "0.0.0.0", port: 0 });
+    assert.equal(config.runtimeDir, "/some dir/rel");
+    assert.deepEqual(config.source, { kind: "replay", file: "/some dir/r.data" });
+    assert.equal(config.logLevel, "silent");
+    assert.deepEqual(config.listen, [{ kind: "unix", path: "/some dir/s" }]);
+    assert.equal(config.capacity, 1);
+    assert.equal(config.dispatchers, 64);
+  });
+
+  test("every variable; an empty one is not set, and the client's is not the daemon's", () => {
+    const env: Environment = {
+      NMID_LISTEN: "unix:/a, [::1]:50051",
+      NMID_METRICS: "[::]:9810",
+      NMID_RUNTIME_DIR: "/r",
+      NMID_SOURCE: "synthetic:1000,cpus=2",
+      NMID_DISPATCHERS: "2",
+      NMID_CAPACITY: "",
+      NMID_LOG_LEVEL: "warn",
+      NMID_RING_KIB: "8",
+      NMID_ADDRESS: "whatever",
+      OTHER: "x",
+    };
+    const config = run({ env });
+    assert.deepEqual(config.listen, [
+      { kind: "unix", path: "/a" },
+      { kind: "tcp", host: "::1", port: 50051 },
+    ]);
+    assert.deepEqual(config.metrics, { host: "::", port: 9810 });
+    assert.equal(config.runtimeDir, "/r");
+    assert.deepEqual(config.source, { kind: "synthetic", ratePerSecond: 1000, cpus: 2, seed: 1 });
+    assert.equal(config.dispatchers, 2);
+    assert.equal(config.capacity, 256);
+    assert.equal(config.logLevel, "warn");
+    assert.equal(config.ringKib, 8);
+  });
+
+  test("the file's limits, and a file with nothing in it", () => {
+    const config = run({ file: "limits:\n  lease_max_ms: 20000\n  flush_interval_default_ms: 0\n" });
+    assert.equal(config.limits.leaseMaxMs, 20_000);
+    assert.equal(config.limits.flushIntervalDefaultMs, 0);
+    for (const file of ["", "# nothing\n", "---\n", "limits:\n"]) assert.deepEqual(run({ file }), run({}));
+  });
+
+  test("a real file through the process's own io", () => {
+    const dir = mkdtempSync(join(tmpdir(), "nmid-config-"));
+    try {
+      const path = join(dir, "nmid.yaml");
+      writeFileSync(path, "capacity: 7\n");
+      const result = loadConfig(["--config", path], {}, processIo("1.2.3"));
+      assert(result.action === "run");
+      assert.equal(result.config.capacity, 7);
+      assert.throws(() => loadConfig(["--config", dir], {}, processIo("1.2.3")), /cannot be read: EISDIR/);
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
+  });
+});
+
+describe("bad input names its place and the remedy", () => {
+  const cases: [name: string, input: Case, expected: RegExp][] = [
+    [
+      "unknown flag",
+      { argv: ["--dispatcher", "3"] },
+      /^flag --dispatcher: unknown flag; did you mean --dispatchers\?$/,
+    ],
+    ["unknown flag with =", { argv: ["--runtimedir=/x"] }, /^flag --runtimedir: .*did you mean --runtime-dir\?$/],
+    ["argument", { argv: ["start"] }, /^argument start: nmid takes no arguments; see nmid --help$/],
+    ["flag without value", { argv: ["--metrics"] }, /^flags: option '--metrics <address>' argument missing; see/],
+    [
+      "unknown variable",
+      { env: { NMID_LOGLEVEL: "x" } },
+      /^NMID_LOGLEVEL: unknown variable; did you mean NMID_LOG_LEVEL\?$/,
+    ],
+    ["service link", { env: { NMID_PORT_9810_TCP: "x" } }, /^NMID_PORT_9810_TCP: .*enableServiceLinks: false$/],
+    ["unknown key", { file: "listn: 1" }, /^f\.yaml:1 key listn: unknown key; did you mean listen\?$/],
+    ["flag's spelling in the file", { file: "runtime-dir: /x" }, /did you mean runtime_dir\?$/],
+    ["a limit outside limits", { file: "\nlease_max: 5" }, /^f\.yaml:2 key lease_max: .* limits\.lease_max_ms\?$/],
+    [
+      "unknown limit",
+      { file: "limits:\n  queue_max: 1" },
+      /^f\.yaml:2 key limits\.queue_max: .* limits\.queue_max_bytes\?$/,
+    ],
+    [
+      "dotted limit",
+      { file: "limits.lease_max_ms: 1" },
+      /^f\.yaml:1 key limits\.lease_max_ms: unknown key; did you mean limits\.lease_max_ms\?$/,
+    ],
+    ["not a mapping", { file: "- a\n- b\n" }, /^f\.yaml:1: is not a mapping; write one key: value a line$/],
+    ["limits not a mapping", { file: "capacity: 1\nlimits: 7\n" }, /^f\.yaml:2 key limits: is not a mapping/],
+    ["no value", { file: "listen:\n" }, /^f\.yaml:1 key listen: has no value; give unix:PATH or HOST:PORT/],
+    ["duplicate key", { file: "capacity: 1\ncapacity: 2\n" }, /^f\.yaml:2: Map keys must be unique/],
+    [
+      "YAML syntax",
+      { file: "listen: [::1]:50051\n" },
+      /^f\.yaml:1: .*quote values that begin with a special character/,
+    ],
+    ["alias of nothing", { file: "capacity: *x\n" }, /^f\.yaml:1.*Unresolved alias/],
+    [
+      "text for a number",
+      { file: 'capacity: "12"' },
+      /key capacity: "12" is not a whole number; give a whole number from 1/,
+    ],
+    ["fraction", { argv: ["--capacity", "1.5"] }, /^flag --capacity: "1\.5" is not a whole number/],
+    ["below", { argv: ["--dispatchers", "0"] }, /^flag --dispatchers: 0 is below 1; give a whole number from 1 to 64$/],
+    [
+      "above",
+      { env: { NMID_DISPATCHERS: "65" } },
+      /^NMID_DISPATCHERS: 65 is above 64; give a whole number from 1 to 64$/,
+    ],
+    [
+      "no power of two",
+      { file: "ring_kib: 500" },
+      /key ring_kib: 500 is not a power of two; give a power of two from 8 to 65536$/,
+    ],
+    [
+      "small ring",
+      { env: { NMID_RING_KIB: "4" } },
+      /^NMID_RING_KIB: 4 is below 8; give a power of two from 8 to 65536$/,
+    ],
+    [
+      "log level",
+      { argv: ["--log-level", "loud"] },
+      /^flag --log-level: "loud" is no log level; give one of trace, debug/,
+    ],
+    ["empty list", { file: "listen: []" }, /key listen: names no address/],
+    ["list of numbers", { file: "listen: [1]" }, /key listen: 1 is not text/],
+    ["map for a list", { file: "listen: {a: 1}" }, /key listen: \{"a":1\} is not an address or a list of addresses/],
+    [
+      "empty element",
+      { env: { NMID_LISTEN: "unix:/a," } },
+      /^NMID_LISTEN: "" is not an address; give unix:PATH or HOST:PORT/,
+    ],
+    ["empty directory", { argv: ["--runtime-dir", ""] }, /^flag --runtime-dir: "" is not a path; give a directory$/],
+    [
+      "exposed gRPC",
+      { argv: ["--listen", "0.0.0.0:50051"] },
+      /^flag --listen: "0\.0\.0\.0:50051" is reachable from other machines, and plain TCP protects neither samples nor control; listen on a Unix socket/,
+    ],
+    [
+      "source",
+      { argv: ["--source", "kernel"] },
+      /^flag --source: "kernel" is no source; give auto, perf, replay:FILE or/,
+    ],
+    [
+      "same address twice",
+      { argv: ["--listen", "unix:a", "--listen", "unix:/some dir/a"] },
+      /^flag --listen: unix:\/some dir\/a is given twice/,
+    ],
+    [
+      "metrics on gRPC's port",
+      { argv: ["--listen", "[::1]:9"], env: { NMID_METRICS: "[::1]:9" } },
+      /^NMID_METRICS and flag --listen: gRPC and metrics both listen on \[::1\]:9/,
+    ],
+    [
+      "queue relation",
+      { file: "limits:\n  queue_max_bytes: 65536\n" },
+      /^default and f\.yaml:2 key limits\.queue_max_bytes: limits\.queue_default_bytes \(4194304\) is above limits\.queue_max_bytes \(65536\): a handler .*; lower /,
+    ],
+    [
+      "dispatchers relation",
+      { argv: ["--dispatchers", "17"], file: "limits: {queue_default_bytes: 1048576}" },
+      /dispatchers \(17\), times 65536, is above limits\.queue_default_bytes \(1048576\): a queue has a region for each/,
+    ],
+    ["flush relation", { file: "limits: {flush_interval_max_ms: 50}" }, /flush_interval_default_ms \(100\) is above/],
+    [
+      "lease relation",
+      { file: "limits: {lease_default_ms: 3600001}" },
+      /lease_default_ms \(3600001\) is above limits\.lease_max_ms/,
+    ],
+    [
+      "filter relation",
+      { file: "limits: {message_max_bytes: 4096}" },
+      /filter_entries_max \(1024\), times 5, is above limits\.message_max_bytes \(4096\)/,
+    ],
+  ];
+  for (const [name, input, expected] of cases) test(name, () => assert.match(problem(input), expected));
+
+  test("all problems are told at once", () => {
+    const found = problems({
+      argv: ["--metrics", "9810", "--bogus", "x", "--other"],
+      env: { NMID_SOURCE: "replay:", NMID_X: "1" },
+      file: "capacity: 0\nlimits:\n  lease_max_ms: 1\n  nonsense: 2\n",
+    });
+    assert.deepEqual(found.map(({ origin }) => origin).sort(), [
+      "NMID_SOURCE",
+      "NMID_X",
+      "default and f.yaml:3 key limits.lease_max_ms",
+      "f.yaml:1 key capacity",
+      "f.yaml:4 key limits.nonsense",
+      "flag --bogus",
+      "flag --metrics",
+      "flag --other",
+    ]);
+  });
+
+  test("a relation is not judged on a value that was refused", () => {
+    assert.match(problem({ file: "limits: {lease_max_ms: 0}" }), /lease_max_ms: 0 is below 1/);
+  });
+});
+
+describe("what is printed", () => {
+  test("--help names every flag with its default, --version the version, whatever else is wrong", () => {
+    const help = print({ argv: ["--bogus", "--help"], uid: 7 });
+    for (const flag of [
+      "config",
+      "listen",
+      "metrics",
+      "runtime-dir",
+      "source",
+      "dispatchers",
+      "capacity",
+      "log-level",
+    ]) {
+      assert(help.includes(`--${flag} <`), flag);
+    }
+    for (const text of ["--check-config", "unix:/tmp/nmid-7/nmid.sock", "127.0.0.1:9810"]) assert(help.includes(text));
+    assert.equal(print({ argv: ["--version"] }), "1.2.3\n");
+  });
+
+  test("--check-config round-trips through the loader", () => {
+    const inputs: Case[] = [
+      {},
+      { uid: 1000, env: { XDG_RUNTIME_DIR: "/run/user/1000" } },
+      { argv: ["--metrics", "off", "--listen", "[::1]:0", "--listen", "unix:odd, name: #1", "--source", "perf"] },
+      { argv: ["--source", "replay:a b#c.data", "--metrics", "[::]:1"], file: "log_level: trace\nring_kib: 64\n" },
+      { argv: ["--source", "synthetic:5,seed=9,cpus=3"], file: "limits: {lease_max_ms: 10001}\n" },
+    ];
+    for (const input of inputs) {
+      const text = print({ ...input, argv: [...(input.argv ?? []), "--check-config"] });
+      assert.deepEqual(run({ file: text, uid: 4242 }), run(input));
+    }
+  });
+
+  test("--check-config says where each value came from", () => {
+    const argv = ["--check-config", "--dispatchers", "2"];
+    const text = print({ argv, env: { NMID_CAPACITY: "3" }, file: "limits:\n  lease_max_ms: 20000\n" });
+    assert.match(text, /^listen: \["?unix:\/run\/nmid\/nmid\.sock"?\] # default$/m);
+    assert.match(text, /^dispatchers: 2 # flag --dispatchers$/m);
+    assert.match(text, /^capacity: 3 # NMID_CAPACITY$/m);
+    assert.match(text, /^ {2}lease_max_ms: 20000 # f\.yaml:2 key limits\.lease_max_ms$/m);
+  });
+
+  test("--check-config reports problems like any other start", () => {
+    assert.match(problem({ argv: ["--check-config", "--capacity", "x"] }), /^flag --capacity/);
+  });
+});

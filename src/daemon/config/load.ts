@@ -1,0 +1,209 @@
+/**
+ * Puts the daemon's configuration together: flags before NMID_* variables before the file before defaults. Every place
+ * is checked, also where a stronger one overrides it, and all problems are reported at once.
+ */
+import { readFileSync } from "node:fs";
+import { isAbsolute, join, resolve } from "node:path";
+import { checkSocketPath, formatListenAddress, formatTcpAddress, type ListenAddress } from "./address.js";
+import type { DaemonConfig } from "./config.js";
+import { type Environment, readEnvironment } from "./environment.js";
+import { ConfigError, type Problem } from "./errors.js";
+import { readFileLayer } from "./file.js";
+import { readFlags } from "./flags.js";
+import type { Layer, RawValue } from "./layers.js";
+import { type NumberKey, RANGES, RELATIONS, relationHolds } from "./limits.js";
+import { renderConfig } from "./render.js";
+import { check, KEYS, type Key, type Settings, settingsSchema } from "./schema.js";
+import type { SourceSpec } from "./source-spec.js";
+
+/** What the loader asks of the process it runs in. */
+export interface ConfigIo {
+  readonly uid: number;
+  /** Relative paths are taken from here, those in the file, too. */
+  readonly cwd: string;
+  /** The daemon's version, for --version. */
+  readonly version: string;
+  /** Throws what node:fs throws. */
+  readonly readTextFile: (path: string) => string;
+}
+
+export type ConfigResult =
+  | { readonly action: "run"; readonly config: DaemonConfig }
+  /** --help, --version or --check-config: write `text` to standard output and exit. */
+  | { readonly action: "print"; readonly text: string; readonly exitCode: 0 };
+
+export function processIo(version: string): ConfigIo {
+  return {
+    uid: process.getuid?.() ?? 0,
+    cwd: process.cwd(),
+    version,
+    readTextFile: (path) => readFileSync(path, "utf8"),
+  };
+}
+
+/**
+ * `argv` without node and script. Pure but for reading the file that --config or NMID_CONFIG names.
+ * Throws ConfigError.
+ */
+export function loadConfig(argv: readonly string[], env: Environment, io: ConfigIo): ConfigResult {
+  const defaults = defaultLayer(env, io.uid);
+  const flags = readFlags(argv, io.version, new Map([...defaults].map(([key, { raw }]) => [key, String(raw)])));
+  if (flags.print !== undefined) return { action: "print", text: flags.print, exitCode: 0 };
+  const environment = readEnvironment(env);
+  const file = readFile(flags.configFile ?? environment.configFile, io);
+
+  const problems = [flags, environment, file].flatMap((layer) => layer.problems);
+  const { settings, origins, refused } = merge([flags, environment, file], defaults, problems);
+  const config = freeze(assemble(settings, io.cwd));
+  const origin = (key: Key): string => origins.get(key) ?? "default";
+  problems.push(...crossCheck(config, settings, origin, refused));
+  if (problems.length > 0) throw new ConfigError(problems);
+  return flags.checkConfig
+    ? { action: "print", text: renderConfig(config, origin), exitCode: 0 }
+    : { action: "run", config };
+}
+
+function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
+  const xdg = env.XDG_RUNTIME_DIR;
+  const hasXdg = uid !== 0 && xdg !== undefined && isAbsolute(xdg); // the XDG specification ignores relative ones
+  const userDir = hasXdg ? join(xdg, "nmid") : `/tmp/nmid-${uid}`;
+  const dir = uid === 0 ? "/run/nmid" : userDir;
+  const origin = hasXdg ? "default from XDG_RUNTIME_DIR" : "default";
+  return new Map<Key, RawValue>([
+    ["listen", { raw: `unix:${join(dir, "nmid.sock")}`, origin }],
+    ["metrics", { raw: "127.0.0.1:9810", origin: "default" }],
+    ["runtime_dir", { raw: dir, origin }],
+    ["source", { raw: "auto", origin: "default" }],
+    ["log_level", { raw: "info", origin: "default" }],
+    ...Object.entries(RANGES).map(([key, range]): [Key, RawValue] => [
+      key as NumberKey,
+      { raw: range.default, origin: "default" },
+    ]),
+  ]);
+}
+
+function readFile(path: string | undefined, io: ConfigIo): Layer {
+  if (path === undefined) return { values: new Map(), problems: [] };
+  let text: string;
+  try {
+    text = io.readTextFile(resolve(io.cwd, path));
+  } catch (error) {
+    const what = `cannot be read: ${error instanceof Error ? error.message : String(error)}`;
+    const remedy = "name a readable YAML file with --config or NMID_CONFIG, or neither";
+    return { values: new Map(), problems: [{ origin: path, what, remedy }] };
+  }
+  return readFileLayer(text, path);
+}
+
+interface Merged {
+  readonly settings: Settings;
+  readonly origins: ReadonlyMap<Key, string>;
+  /** Keys of which some place gave a value that will not do: what is built from them says nothing. */
+  readonly refused: ReadonlySet<Key>;
+}
+
+/** Takes the first value of each key, strongest layer first, and adds what is wrong with any to `problems`. */
+function merge(layers: readonly Layer[], defaults: ReadonlyMap<Key, RawValue>, problems: Problem[]): Merged {
+  const chosen: Partial<Record<Key, unknown>> = {};
+  const origins = new Map<Key, string>();
+  const refused = new Set<Key>();
+  for (const key of KEYS) {
+    for (const { values } of [...layers, { values: defaults }]) {
+      const value = values.get(key);
+      if (value === undefined) continue;
+      const complaints = check(key, value.raw);
+      problems.push(...complaints.map((complaint) => ({ origin: value.origin, ...complaint })));
+      if (complaints.length > 0) refused.add(key);
+      else if (!origins.has(key)) {
+        chosen[key] = value.raw;
+        origins.set(key, value.origin);
+      }
+    }
+  }
+  return { settings: settingsSchema.parse(chosen), origins, refused };
+}
+
+function assemble(settings: Settings, cwd: string): DaemonConfig {
+  return {
+    listen: settings.listen.map(
+      (address): ListenAddress =>
+        address.kind === "unix" ? { kind: "unix", path: resolve(cwd, address.path) } : address,
+    ),
+    metrics: settings.metrics,
+    runtimeDir: resolve(cwd, settings.runtime_dir),
+    source: resolveSource(settings.source, cwd),
+    dispatchers: settings.dispatchers,
+    capacity: settings.capacity,
+    logLevel: settings.log_level,
+    ringKib: settings.ring_kib,
+    limits: {
+      queueMaxBytes: settings["limits.queue_max_bytes"],
+      queueDefaultBytes: settings["limits.queue_default_bytes"],
+      flushIntervalDefaultMs: settings["limits.flush_interval_default_ms"],
+      flushIntervalMaxMs: settings["limits.flush_interval_max_ms"],
+      leaseDefaultMs: settings["limits.lease_default_ms"],
+      leaseMaxMs: settings["limits.lease_max_ms"],
+      deregisterTimeoutDefaultMs: settings["limits.deregister_timeout_default_ms"],
+      messageMaxBytes: settings["limits.message_max_bytes"],
+      filterEntriesMax: settings["limits.filter_entries_max"],
+      eventsPerHandlerMax: settings["limits.events_per_handler_max"],
+    },
+  };
+}
+
+function resolveSource(source: SourceSpec, cwd: string): SourceSpec {
+  return source.kind === "replay" ? { kind: "replay", file: resolve(cwd, source.file) } : source;
+}
+
+/** What can only be judged of the whole. */
+function crossCheck(
+  config: DaemonConfig,
+  settings: Settings,
+  origin: (key: Key) => string,
+  refused: ReadonlySet<Key>,
+): Problem[] {
+  const problems: Problem[] = [];
+  for (const relation of RELATIONS) {
+    const { small, large, scale, reason } = relation;
+    if (refused.has(small) || refused.has(large) || relationHolds(relation, (key) => settings[key])) continue;
+    const factor = scale === 1 ? "" : `, times ${scale},`;
+    problems.push({
+      origin: `${origin(small)} and ${origin(large)}`,
+      what: `${small} (${settings[small]})${factor} is above ${large} (${settings[large]}): ${reason}`,
+      remedy: `lower ${small} or raise ${large}`,
+    });
+  }
+  if (!refused.has("listen")) problems.push(...checkAddresses(config, origin, refused));
+  return problems;
+}
+
+function checkAddresses(config: DaemonConfig, origin: (key: Key) => string, refused: ReadonlySet<Key>): Problem[] {
+  const problems: Problem[] = [];
+  const seen = new Set<string>();
+  for (const address of config.listen) {
+    if (address.kind === "unix") {
+      const checked = checkSocketPath(address.path);
+      if (!checked.ok) problems.push({ origin: origin("listen"), what: checked.what, remedy: checked.remedy });
+    }
+    const text = formatListenAddress(address);
+    if (seen.has(text))
+      problems.push({ origin: origin("listen"), what: `${text} is given twice`, remedy: "give it once" });
+    // Port 0 is another port each time.
+    if (!(address.kind === "tcp" && address.port === 0)) seen.add(text);
+  }
+  if (config.metrics !== null && !refused.has("metrics") && seen.has(formatTcpAddress(config.metrics))) {
+    problems.push({
+      origin: `${origin("metrics")} and ${origin("listen")}`,
+      what: `gRPC and metrics both listen on ${formatTcpAddress(config.metrics)}`,
+      remedy: "give each a port of its own",
+    });
+  }
+  return problems;
+}
+
+function freeze<T extends object>(value: T): T {
+  for (const part of Object.values(value)) {
+    if (typeof part === "object" && part !== null) freeze(part);
+  }
+  return Object.freeze(value);
+}

@@ -1,0 +1,35 @@
+/** The effective configuration as a YAML file that the loader reads back to the same values. */
+import { Document } from "yaml";
+import { formatListenAddress, formatTcpAddress } from "./address.js";
+import type { DaemonConfig } from "./config.js";
+import type { Key } from "./schema.js";
+import { formatSource } from "./source-spec.js";
+
+/** Each value is followed by its origin. */
+export function renderConfig(config: DaemonConfig, origin: (key: Key) => string): string {
+  const document = new Document({});
+  const put = (key: Key, value: string | number | string[]): void => {
+    const node = document.createNode(value, { flow: true });
+    node.comment = ` ${origin(key)}`;
+    document.setIn(key.split("."), node);
+  };
+  put("listen", config.listen.map(formatListenAddress));
+  put("metrics", config.metrics === null ? "off" : formatTcpAddress(config.metrics));
+  put("runtime_dir", config.runtimeDir);
+  put("source", formatSource(config.source));
+  put("dispatchers", config.dispatchers);
+  put("capacity", config.capacity);
+  put("log_level", config.logLevel);
+  put("ring_kib", config.ringKib);
+  put("limits.queue_max_bytes", config.limits.queueMaxBytes);
+  put("limits.queue_default_bytes", config.limits.queueDefaultBytes);
+  put("limits.flush_interval_default_ms", config.limits.flushIntervalDefaultMs);
+  put("limits.flush_interval_max_ms", config.limits.flushIntervalMaxMs);
+  put("limits.lease_default_ms", config.limits.leaseDefaultMs);
+  put("limits.lease_max_ms", config.limits.leaseMaxMs);
+  put("limits.deregister_timeout_default_ms", config.limits.deregisterTimeoutDefaultMs);
+  put("limits.message_max_bytes", config.limits.messageMaxBytes);
+  put("limits.filter_entries_max", config.limits.filterEntriesMax);
+  put("limits.events_per_handler_max", config.limits.eventsPerHandlerMax);
+  return document.toString({ lineWidth: 0, flowCollectionPadding: false });
+}

@@ -1,0 +1,218 @@
+/** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
+import { viewMemory } from "../pmu/ffi.js";
+import { SlotCounters } from "../registry/counters.js";
+import { tableLayout } from "../registry/layout.js";
+import { formatTable, HandlerTable } from "../registry/table.js";
+import { AtomicDoorbell } from "../registry/words.js";
+import { ArmedEvents } from "./broker/armed-events.js";
+import { Broker } from "./broker/broker.js";
+import { KernelLossWatch } from "./broker/kernel-loss.js";
+import { Tally } from "./broker/tally.js";
+import { chooseSource } from "./choose-source.js";
+import { monotonicClock } from "./clock.js";
+import type { DaemonConfig } from "./config/config.js";
+import { DispatcherHost } from "./dispatch/host.js";
+import { EVENT_STAT } from "./dispatch/stats.js";
+import { startGrpcServer } from "./grpc/server.js";
+import { brokerImplementation } from "./grpc/service.js";
+import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
+import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
+import { startMetricsServer } from "./observe/http.js";
+import type { Logger } from "./observe/log.js";
+import { createMetrics } from "./observe/metrics.js";
+import { RuntimeDir } from "./runtime-dir.js";
+
+/** Streams get this long to take what is left and their end, when the daemon stops. */
+const STOP_STREAMS_MS = 3000;
+const STOP_SERVER_MS = 1000;
+const HOUSEKEEPING_MS = 1000;
+
+export interface Daemon {
+  /** Ends every stream, closes everything, removes what it created. Idempotent. */
+  stop(): Promise<void>;
+}
+
+/** Undone in reverse, also when the start fails half-way. */
+class Undo {
+  readonly #steps: (() => void | Promise<void>)[] = [];
+
+  push(step: () => void | Promise<void>): void {
+    this.#steps.push(step);
+  }
+
+  async run(): Promise<void> {
+    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) await step();
+  }
+}
+
+/** Throws PmuError, RuntimeDirError, ListenError or MetricsListenError: each says what to do. `onFatal` ends the daemon. */
+export async function startDaemon(
+  config: DaemonConfig,
+  version: string,
+  log: Logger,
+  onFatal: (error: Error) => void,
+): Promise<Daemon> {
+  const undo = new Undo();
+  try {
+    await start(config, version, log, onFatal, undo);
+  } catch (error) {
+    await undo.run();
+    throw error;
+  }
+  return { stop: () => undo.run() };
+}
+
+async function start(
+  config: DaemonConfig,
+  version: string,
+  log: Logger,
+  onFatal: (error: Error) => void,
+  undo: Undo,
+): Promise<void> {
+  const now = monotonicClock();
+  const startedNs = now();
+  const runtimeDir = new RuntimeDir(config.runtimeDir);
+  undo.push(() => runtimeDir.close());
+  const { source, fallbackReason } = chooseSource(config.source, config.ringKib * 1024);
+  undo.push(() => source.close());
+
+  const { capacity, dispatchers } = config;
+  const { bytes } = tableLayout(capacity, dispatchers);
+  const tableFile = runtimeDir.createTable(bytes);
+  undo.push(() => tableFile.close());
+  const memory = viewMemory(tableFile.address, bytes);
+  const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
+  const removalBell = new SharedArrayBuffer(4);
+  const deliveryBell = new SharedArrayBuffer(4);
+  const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell));
+  const counters = new SlotCounters(memory, layout);
+
+  const host = new DispatcherHost({
+    tableAddress: tableFile.address,
+    tableBytes: bytes,
+    capacity,
+    dispatchers,
+    rings: source.rings,
+    clockIsMonotonic: source.clockIsMonotonic,
+    removalBell,
+    deliveryBell,
+    onFailure: (index, error) => onFatal(new Error(`dispatcher ${index} died: ${error.message}`, { cause: error })),
+  });
+  undo.push(() => host.stop());
+
+  const tally = new Tally();
+  let housekeeping: NodeJS.Timeout | null = null;
+  const armedEvents: ArmedEvents = new ArmedEvents({
+    source,
+    tellAll: (control) => host.tellAll(control),
+    onArmed: () => {
+      // Only while something is armed: an idle daemon has nothing to look after.
+      housekeeping ??= setInterval(() => kernelLoss.poll(broker.handlers), HOUSEKEEPING_MS);
+    },
+    onRetired: (armed) => {
+      const gone = eventCounters(host, armed.index);
+      tally.events.samples += gone.SAMPLES;
+      tally.events.unclaimed += gone.UNCLAIMED;
+      tally.events.throttled += gone.THROTTLED;
+      tally.events.kernelLost += kernelLoss.retire(armed);
+      // No dispatcher counts for a closed event, so its words are free to be cleared for the next one.
+      for (const { stats } of host.threads) {
+        for (const stat of Object.values(EVENT_STAT)) stats.words[stats.event(armed.index, stat)] = 0;
+      }
+      if (armedEvents.all.length === 1 && housekeeping !== null) {
+        clearInterval(housekeeping);
+        housekeeping = null;
+      }
+    },
+  });
+  const kernelLoss = new KernelLossWatch(armedEvents);
+  const removalWait = new Float64Array(HISTOGRAM_WORDS);
+  const dispatchToStream = new Float64Array(HISTOGRAM_WORDS);
+  const broker: Broker = new Broker({
+    source,
+    fallback: fallbackReason !== null,
+    table,
+    counters,
+    host,
+    armedEvents,
+    kernelLoss,
+    limits: config.limits,
+    tally,
+    removalWait: new LatencyHistogram(removalWait),
+    dispatchToStream: new LatencyHistogram(dispatchToStream),
+    now,
+    log: (event, fields) => log.info(fields, event),
+  });
+  undo.push(() => {
+    if (housekeeping !== null) clearInterval(housekeeping);
+  });
+  const delivering = deliver(broker, host, new AtomicDoorbell(deliveryBell));
+  undo.push(() => delivering.stop());
+
+  const parts: CollectParts = {
+    version,
+    source,
+    fallbackReason,
+    table,
+    counters,
+    host,
+    armedEvents,
+    broker,
+    tally,
+    removalWait,
+    dispatchToStream,
+    startedNs,
+    now,
+  };
+  const snapshot = () => collect(parts);
+  const metrics =
+    config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
+  if (metrics !== null) undo.push(() => metrics.close());
+  const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
+  const implementation = brokerImplementation({
+    broker,
+    source,
+    snapshot,
+    snapshotHandler: (handler) => handlerSnapshot(handler, parts),
+    addresses: () => addresses,
+    runtimeDir: config.runtimeDir,
+    onFault: (error) => log.error({ err: error }, "internal error"),
+  });
+  const server = await startGrpcServer(config.listen, implementation, config.limits.messageMaxBytes);
+  addresses.listen = server.addresses;
+  undo.push(() => server.close(STOP_SERVER_MS));
+  undo.push(() => broker.stop(STOP_STREAMS_MS));
+
+  if (fallbackReason !== null) {
+    log.warn({ reason: fallbackReason }, "NO LIVE SAMPLES: the kernel refused; serving a recording instead");
+  }
+  log.info(
+    {
+      source: source.description,
+      fallback: fallbackReason !== null,
+      listen: server.addresses,
+      metrics: addresses.metrics,
+    },
+    "ready",
+  );
+}
+
+/** Sleeps on the bell; wakes each handler whose outbox has something. */
+function deliver(broker: Broker, host: DispatcherHost, bell: AtomicDoorbell): { stop: () => Promise<void> } {
+  let stopped = false;
+  const loop = (async () => {
+    while (!stopped) {
+      // The value first: what is left after the look has rung past it.
+      const value = bell.value();
+      host.takeDirty((slot) => broker.wake(slot));
+      await bell.waitPast(value, Number.POSITIVE_INFINITY);
+    }
+  })();
+  return {
+    stop: async () => {
+      stopped = true;
+      bell.ring();
+      await loop;
+    },
+  };
+}

@@ -1,0 +1,432 @@
+/**
+ * One handler's way out: takes what the dispatchers left in its outbox, writes it to its stream, and keeps its books.
+ * Runs on the main thread; never waits for a slow reader, only stops taking from that reader's outbox.
+ */
+import type { SlotCounters } from "../../registry/counters.js";
+import { LOSS_REASONS } from "../../registry/layout.js";
+import type { NsClock } from "../clock.js";
+import type { ControlDelivery, EndMessage, EventBooksMessage } from "../grpc/proto.js";
+import type { LatencyHistogram } from "../observe/histogram.js";
+import { type Books, EventLedger, type LossReason, lossReasonIndex } from "./books.js";
+import { SampleMessage } from "./message.js";
+import { ENTRY, type Entry, type OutboxReader } from "./outbox.js";
+
+/** A gRPC stream as delivery sees it. One write at a time: the next one only after `written`. */
+export interface DeliveryStream {
+  /** Copies `message` before it returns; calls `written` once the transport has taken it, never after `broken`. */
+  write(message: Uint8Array, written: () => void): void;
+  /** Ends the stream with OK, after what was written. */
+  end(): void;
+  /** Ends the stream at once, whatever is still on its way. */
+  abort(): void;
+}
+
+export type Overflow = "DROP_NEWEST" | "DROP_OLDEST" | "DISCONNECT";
+
+export interface DeliveryOptions {
+  readonly slot: number;
+  readonly readers: readonly OutboxReader[];
+  readonly events: number;
+  readonly counters: SlotCounters;
+  readonly overflow: Overflow;
+  readonly flushIntervalMs: number;
+  readonly now: NsClock;
+  readonly encode: (message: ControlDelivery) => Uint8Array;
+  /** From dispatch to stream. */
+  readonly latency: LatencyHistogram;
+  /** The outbox has overflowed and the handler asked to be disconnected. Called once. */
+  readonly onOverflow: () => void;
+}
+
+/** A message is written when it is this large, however young its samples are. */
+const MESSAGE_BYTES = 128 * 1024;
+/** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
+const DROP_ABOVE = 3 / 4;
+const DROP_TO = 1 / 2;
+const NS_PER_MS = 1_000_000;
+
+interface Untold {
+  readonly event: number;
+  readonly reason: LossReason;
+  count: number;
+  period: number;
+  readonly firstNs: number;
+  lastNs: number;
+}
+
+interface InFlight {
+  /** Samples and periods of the message that the transport has not taken yet, by event. */
+  readonly event: number;
+  readonly samples: number;
+  readonly period: number;
+}
+
+type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
+
+/** Shared by all handlers: a message is copied by the transport before the next one is begun. */
+const message = new SampleMessage();
+
+export class HandlerDelivery {
+  readonly #options: DeliveryOptions;
+  readonly #ledgers: readonly EventLedger[];
+  readonly #losses = new Map<LossReason, number>();
+  #stream: DeliveryStream | null = null;
+  #writing = false;
+  #inFlight: InFlight | null = null;
+  /** Control messages that go before anything else. */
+  #urgent: Uint8Array[] = [];
+  #untold: Untold[] = [];
+  #sequence = 0;
+  #flushAtNs = 0;
+  #timer: NodeJS.Timeout | null = null;
+  #finish: Finish | null = null;
+  #overflowed = false;
+  #pendingTaken = false;
+
+  constructor(options: DeliveryOptions) {
+    this.#options = options;
+    this.#ledgers = Array.from({ length: options.events }, () => new EventLedger());
+  }
+
+  get subscribed(): boolean {
+    return this.#stream !== null;
+  }
+
+  get nextSequence(): number {
+    return this.#sequence;
+  }
+
+  get queuedBytes(): number {
+    return this.#options.readers.reduce((sum, reader) => sum + reader.usedBytes, 0);
+  }
+
+  get queueMaxBytes(): number {
+    return this.#options.readers.reduce((sum, reader) => sum + reader.capacityBytes, 0);
+  }
+
+  /** Starts writing to `stream`, `started` first. */
+  attach(stream: DeliveryStream, started: ControlDelivery): void {
+    this.#stream = stream;
+    this.#writing = false;
+    this.#urgent = [this.#options.encode(started)];
+    this.#flushAtNs = 0;
+    this.pump();
+  }
+
+  /** The stream is gone. What it was being written counts as lost; the rest waits for the next stream. */
+  broken(): void {
+    if (this.#stream === null) return;
+    this.#stream = null;
+    this.#writing = false;
+    this.#urgent = [];
+    this.#loseInFlight();
+    if (this.#finish !== null) this.discard("DISCARDED");
+  }
+
+  /** A dispatcher has left something in the outbox. */
+  wake(): void {
+    const { counters, slot, overflow } = this.#options;
+    if (overflow === "DROP_OLDEST") this.#makeRoom();
+    if (overflow === "DISCONNECT" && !this.#overflowed && counters.dispatched(slot).queueFull > 0) {
+      this.#overflowed = true;
+      this.#options.onOverflow();
+    }
+    this.pump();
+  }
+
+  /** Samples that the kernel lost before anyone could match them: told to the stream, not in the books. */
+  kernelLost(event: number, count: number): void {
+    if (this.#stream === null) return;
+    this.#urgent.push(this.#options.encode(lossMessage(event, "KERNEL", count, 0, 0, 0)));
+    this.pump();
+  }
+
+  /**
+   * Writes what is left, the end of the story, and ends the stream. Only when no dispatcher is inside the handler and
+   * none will be. Without a stream everything left is lost as DISCARDED, or as `discardAs` says. Resolves with the final books, when
+   * the transport has taken the last message.
+   */
+  finish(reason: string, discardAs: LossReason | null): Promise<Books> {
+    return new Promise((resolve) => {
+      this.#finish = { reason, resolve };
+      if (discardAs !== null || this.#stream === null) this.#loseQueue(discardAs ?? "DISCARDED");
+      this.pump();
+    });
+  }
+
+  /** Cuts a finish short: what is queued is lost for `reason`, and a write that does not end is given up. */
+  discard(reason: LossReason): void {
+    this.#loseQueue(reason);
+    if (this.#writing) {
+      const stream = this.#stream;
+      this.#stream = null;
+      this.#writing = false;
+      stream?.abort();
+      this.#loseInFlight();
+    }
+    this.pump();
+  }
+
+  /** Exact once finished; before, what is queued is matched but neither delivered nor lost. */
+  books(): Books {
+    const { readers } = this.#options;
+    const events = this.#ledgers.map((ledger, e) => ({
+      matched: readers.reduce((sum, reader) => sum + reader.matched(e), 0),
+      delivered: ledger.delivered,
+      lost: ledger.lost,
+      periodDelivered: ledger.periodDelivered,
+      periodLost: ledger.periodLost,
+      periodCarried: readers.reduce((sum, reader) => sum + reader.carried(e), 0),
+    }));
+    const total = (pick: (event: (typeof events)[number]) => number): number =>
+      events.reduce((sum, event) => sum + pick(event), 0);
+    return {
+      matched: total((event) => event.matched),
+      delivered: total((event) => event.delivered),
+      lost: total((event) => event.lost),
+      losses: LOSS_REASONS.flatMap((reason) => {
+        const count = this.#losses.get(reason) ?? 0;
+        return count > 0 ? [{ reason, count }] : [];
+      }),
+      events,
+      sequence: this.#sequence,
+    };
+  }
+
+  /** Writes the next message if there is one and its time has come. */
+  pump(): void {
+    if (this.#writing) return;
+    if (this.#stream === null) {
+      if (this.#finish !== null) this.#close();
+      return;
+    }
+    const urgent = this.#urgent.shift();
+    if (urgent !== undefined) {
+      this.#write(urgent, null);
+      return;
+    }
+    const untold = this.#untold.shift();
+    if (untold !== undefined) {
+      this.#tell(untold);
+      return;
+    }
+    const reader = this.#options.readers.find((candidate) => candidate.peek());
+    this.#options.counters.setQueueBytes(this.#options.slot, this.queuedBytes);
+    if (reader === undefined) {
+      if (this.#finish !== null) this.#writeEnd();
+      return;
+    }
+    if (!this.#isDue()) return;
+    if (reader.entry.kind === ENTRY.LOSS) {
+      this.#takeLoss(reader);
+      this.pump();
+    } else this.#writeChunks(reader.entry.event);
+  }
+
+  #isDue(): boolean {
+    const now = this.#options.now();
+    if (this.#finish !== null || now >= this.#flushAtNs || this.queuedBytes >= MESSAGE_BYTES) return true;
+    this.#timer ??= setTimeout(
+      () => {
+        this.#timer = null;
+        this.pump();
+      },
+      Math.ceil((this.#flushAtNs - now) / NS_PER_MS),
+    );
+    return false;
+  }
+
+  /** One message of one event's samples, from all dispatchers. */
+  #writeChunks(event: number): void {
+    const { readers, now, latency, flushIntervalMs } = this.#options;
+    const nowNs = now();
+    let samples = 0;
+    let period = 0;
+    message.begin();
+    for (const reader of readers) {
+      while (message.bodyBytes < MESSAGE_BYTES && reader.peek()) {
+        const { entry } = reader;
+        if (entry.kind !== ENTRY.CHUNK || entry.event !== event) break;
+        message.append(reader.bytes, entry.payloadAt, entry.payloadBytes);
+        samples += entry.samples;
+        period += entry.period;
+        latency.record(nowNs - entry.dispatchNs, entry.samples);
+        reader.consume();
+      }
+    }
+    // A tenth early is on time: dispatchers drain at the same interval, and must not be missed by a hair.
+    this.#flushAtNs = nowNs + flushIntervalMs * NS_PER_MS * 0.9;
+    const sequence = this.#sequence;
+    this.#sequence += samples;
+    this.#write(message.finish(event, sequence), { event, samples, period });
+  }
+
+  #write(bytes: Uint8Array, inFlight: InFlight | null): void {
+    const stream = this.#stream as DeliveryStream;
+    this.#writing = true;
+    this.#inFlight = inFlight;
+    stream.write(bytes, () => {
+      if (this.#stream !== stream) return;
+      this.#writing = false;
+      this.#inFlight = null;
+      if (inFlight !== null) this.#bookDelivered(inFlight);
+      this.pump();
+    });
+  }
+
+  /** What was being written may or may not have arrived. It is told as lost, under the numbers it had. */
+  #loseInFlight(): void {
+    if (this.#inFlight === null) return;
+    const { event, samples, period } = this.#inFlight;
+    this.#inFlight = null;
+    this.#sequence -= samples;
+    this.#book(event, "STREAM_BROKEN", samples, period);
+    this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
+  }
+
+  #bookDelivered({ event, samples, period }: InFlight): void {
+    const ledger = this.#ledgers[event];
+    ledger.delivered += samples;
+    ledger.periodDelivered += period;
+    this.#options.counters.countDelivered(this.#options.slot, samples);
+  }
+
+  #writeEnd(): void {
+    const { reason } = this.#finish as Finish;
+    this.#untold = this.#takePendingLosses();
+    if (this.#untold.length > 0) {
+      this.pump();
+      return;
+    }
+    const books = this.books();
+    const stream = this.#stream as DeliveryStream;
+    this.#writing = true;
+    stream.write(this.#options.encode({ end: endMessage(books, reason) }), () => {
+      if (this.#stream !== stream) return;
+      this.#writing = false;
+      this.#stream = null;
+      stream.end();
+      this.#close();
+    });
+  }
+
+  /** The books are final. */
+  #close(): void {
+    const finish = this.#finish as Finish;
+    for (const pending of this.#takePendingLosses()) this.#number(pending);
+    for (const untold of this.#untold.splice(0)) this.#number(untold);
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#finish = null;
+    this.#options.counters.setQueueBytes(this.#options.slot, 0);
+    finish.resolve(this.books());
+  }
+
+  /** Losses the dispatchers could not put into the full outbox. Only when none of them is inside. */
+  #takePendingLosses(): Untold[] {
+    if (this.#pendingTaken) return [];
+    this.#pendingTaken = true;
+    const losses: Untold[] = [];
+    for (const reader of this.#options.readers) {
+      for (let event = 0; event < this.#ledgers.length; event++) {
+        const { samples, period, firstNs, lastNs } = reader.pendingLoss(event);
+        if (samples === 0) continue;
+        this.#book(event, "QUEUE_FULL", samples, period);
+        losses.push({ event, reason: "QUEUE_FULL", count: samples, period, firstNs, lastNs });
+      }
+    }
+    return losses;
+  }
+  #tell(loss: Untold): void {
+    this.#number(loss);
+    this.#write(
+      this.#options.encode(lossMessage(loss.event, loss.reason, loss.count, loss.period, loss.firstNs, loss.lastNs)),
+      null,
+    );
+  }
+
+  /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */
+  #number(loss: Untold): void {
+    this.#sequence += loss.count;
+  }
+
+  #takeLoss(reader: OutboxReader): void {
+    this.#lose(reader.entry, "QUEUE_FULL");
+    reader.consume();
+  }
+
+  #makeRoom(): void {
+    for (const reader of this.#options.readers) {
+      if (reader.usedBytes <= reader.capacityBytes * DROP_ABOVE) continue;
+      while (reader.usedBytes > reader.capacityBytes * DROP_TO && reader.peek()) {
+        this.#lose(reader.entry, reader.entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : "QUEUE_DROPPED_OLDEST");
+        reader.consume();
+      }
+    }
+  }
+
+  #loseQueue(reason: LossReason): void {
+    for (const reader of this.#options.readers) {
+      while (reader.peek()) {
+        this.#lose(reader.entry, reader.entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : reason);
+        reader.consume();
+      }
+    }
+  }
+
+  /** Books the entry as lost and remembers to tell it, joined with the loss before it where that is the same story. */
+  #lose(entry: Entry, reason: LossReason): void {
+    this.#book(entry.event, reason, entry.samples, entry.period);
+    const last = this.#untold.find((loss) => loss.event === entry.event && loss.reason === reason);
+    if (last !== undefined) {
+      last.count += entry.samples;
+      last.period += entry.period;
+      last.lastNs = entry.lastNs;
+    } else {
+      const { event, samples: count, period, firstNs, lastNs } = entry;
+      this.#untold.push({ event, reason, count, period, firstNs, lastNs });
+    }
+  }
+
+  #book(event: number, reason: LossReason, samples: number, period: number): void {
+    const ledger = this.#ledgers[event];
+    ledger.lost += samples;
+    ledger.periodLost += period;
+    this.#losses.set(reason, (this.#losses.get(reason) ?? 0) + samples);
+    // QUEUE_FULL is in the dispatchers' own counters already.
+    if (reason !== "QUEUE_FULL") this.#options.counters.countLoss(this.#options.slot, lossReasonIndex(reason), samples);
+  }
+}
+
+function lossMessage(
+  event: number,
+  reason: LossReason,
+  count: number,
+  period: number,
+  firstNs: number,
+  lastNs: number,
+): ControlDelivery {
+  return { loss: { count, reason, first_time: firstNs, last_time: lastNs, event_index: event, period } };
+}
+
+function endMessage(books: Books, reason: string): EndMessage {
+  return {
+    matched: books.matched,
+    delivered: books.delivered,
+    lost: books.lost,
+    reason,
+    events: eventBooksMessages(books),
+  };
+}
+
+/** nmi.v1.EventBooks, for the stream's end and for Deregister's answer. */
+export function eventBooksMessages(books: Books): EventBooksMessage[] {
+  return books.events.map((event, event_index) => ({
+    event_index,
+    matched: event.matched,
+    delivered: event.delivered,
+    lost: event.lost,
+    period_delivered: event.periodDelivered,
+    period_lost: event.periodLost,
+    period_carried: event.periodCarried,
+  }));
+}

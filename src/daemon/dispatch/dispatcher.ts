@@ -1,0 +1,289 @@
+/**
+ * Drains rings and offers every batch to every handler that wants it. No thread and no system call in here: memory in,
+ * memory out. Nothing is allocated per sample, nothing is logged, nothing blocks.
+ */
+import type { ScanListener } from "../../pmu/record.js";
+import { BATCH_SAMPLES_MAX, BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
+import type { RingReader } from "../../pmu/ring.js";
+import type { RecordFormat } from "../../pmu/source.js";
+import type { SlotCounters } from "../../registry/counters.js";
+import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
+import type { NsClock } from "../clock.js";
+import { CHUNK_SHARE, ENTRY, ENTRY_HEADER_BYTES, OutboxWriter } from "../delivery/outbox.js";
+import { LatencyHistogram } from "../observe/histogram.js";
+import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
+import { OwnerCache, SampleFilter } from "./filter.js";
+import type { AttachSpec } from "./messages.js";
+import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
+import { type EventPace, paceFor, Thinner } from "./thinning.js";
+
+export interface DispatcherRing {
+  readonly cpu: number;
+  readonly reader: RingReader;
+}
+
+/** What one dispatcher knows of one handler. */
+interface Port {
+  readonly spec: AttachSpec;
+  readonly writer: OutboxWriter;
+  readonly filter: SampleFilter;
+  /** By the handler's event index. */
+  readonly thinners: readonly Thinner[];
+  /** Payload bytes one chunk takes at most. */
+  readonly chunkBytesMax: number;
+}
+
+export interface DispatcherParts {
+  readonly index: number;
+  readonly rings: readonly DispatcherRing[];
+  readonly walker: TableWalker;
+  readonly counters: SlotCounters;
+  readonly stats: DispatcherStats;
+  readonly dirty: Int32Array;
+  readonly now: NsClock;
+  /** Whether sample times can be compared with `now`. */
+  readonly clockIsMonotonic: boolean;
+  readonly capacity: number;
+}
+
+export class Dispatcher implements DispatchTarget, ScanListener {
+  readonly #parts: DispatcherParts;
+  readonly #ports: (Port | null)[];
+  readonly #formats = new FormatTable();
+  readonly #paces: EventPace[] = new Array(EVENTS_MAX).fill({ frequencyHz: null, period: null });
+  readonly #batch = new BatchIndex();
+  readonly #selection: Selection = {
+    sample: new Uint32Array(BATCH_SAMPLES_MAX),
+    period: new Float64Array(BATCH_SAMPLES_MAX),
+  };
+  readonly #owners = new OwnerCache();
+  readonly #latency: LatencyHistogram;
+  /** The ring whose batch is being offered. */
+  #ringIndex = 0;
+  #nowNs = 0;
+  #delivered = false;
+
+  constructor(parts: DispatcherParts) {
+    this.#parts = parts;
+    this.#ports = new Array(parts.capacity).fill(null);
+    this.#latency = new LatencyHistogram(parts.stats.ringToDispatch);
+  }
+
+  attach(spec: AttachSpec): void {
+    this.#ports[spec.slot] = {
+      spec,
+      writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.regionBytes),
+      filter: new SampleFilter(spec.filter, this.#owners),
+      thinners: spec.events.map(
+        (event) => new Thinner(paceFor(event, this.#paces[event.armed]), this.#parts.rings.length),
+      ),
+      chunkBytesMax: spec.regionBytes * CHUNK_SHARE - ENTRY_HEADER_BYTES,
+    };
+  }
+
+  detach(slot: number, generation: number): void {
+    if (this.#ports[slot]?.spec.generation === generation) this.#ports[slot] = null;
+  }
+
+  addFormats(event: number, formats: readonly RecordFormat[]): void {
+    for (const format of formats) this.#formats.add(event, format);
+  }
+
+  removeFormats(formats: readonly RecordFormat[]): void {
+    for (const format of formats) this.#formats.remove(format);
+  }
+
+  /** The event ticks at another rate from now on; every handler's pace follows. */
+  setPace(event: number, pace: EventPace): void {
+    this.#paces[event] = pace;
+    for (const port of this.#ports) {
+      port?.spec.events.forEach((wanted, i) => {
+        if (wanted.armed === event) port.thinners[i].pace = paceFor(wanted, pace);
+      });
+    }
+  }
+
+  /** The shortest time any handler lets its samples wait, or -1 when there is no handler. */
+  flushIntervalMs(): number {
+    let shortest = -1;
+    for (const port of this.#ports) {
+      if (port !== null && (shortest < 0 || port.spec.flushIntervalMs < shortest)) shortest = port.spec.flushIntervalMs;
+    }
+    return shortest;
+  }
+
+  /** Drains what every ring holds now. True when something is there to deliver. */
+  drain(): boolean {
+    this.#delivered = false;
+    for (let r = 0; r < this.#parts.rings.length; r++) this.#drainRing(r);
+    return this.#delivered;
+  }
+
+  #drainRing(r: number): void {
+    const { reader } = this.#parts.rings[r];
+    const { words } = this.#parts.stats;
+    // Up to the head as it is now: a ring that fills as fast as it is drained does not starve the others.
+    const head = reader.loadHead();
+    if (reader.tail === head) return;
+    this.#ringIndex = r;
+    words[DISPATCHER_STAT.DRAINS] += 1;
+    while (reader.tail < head) {
+      const next = this.#batch.scan(reader, head, this.#formats, this);
+      if (this.#batch.count > 0) this.#offer();
+      reader.storeTail(next);
+    }
+  }
+
+  #offer(): void {
+    const { walker, stats, now } = this.#parts;
+    const batch = this.#batch;
+    this.#nowNs = now();
+    if (this.#parts.clockIsMonotonic) {
+      for (let i = 0; i < batch.count; i++) this.#latency.record(this.#nowNs - batch.time[i]);
+    }
+    walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
+    stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
+    for (let i = 0; i < batch.count; i++) {
+      stats.words[stats.event(batch.event[i], EVENT_STAT.SAMPLES)] += 1;
+      if (batch.claimed[i] === 0) stats.words[stats.event(batch.event[i], EVENT_STAT.UNCLAIMED)] += 1;
+    }
+  }
+
+  /** Called by the walk, announced. */
+  dispatch(slot: number, generation: number): void {
+    const port = this.#ports[slot];
+    if (port === null || port.spec.generation !== generation) return;
+    const startNs = this.#nowNs;
+    let matched = 0;
+    let lost = 0;
+    const { events } = port.spec;
+    for (let e = 0; e < events.length; e++) {
+      const { armed } = events[e];
+      const mask = armed < 32 ? this.#batch.eventMaskLow : this.#batch.eventMaskHigh;
+      if ((mask & (1 << (armed & 31))) === 0) continue;
+      const selected = this.#select(port, e, armed);
+      if (selected === 0) continue;
+      matched += selected;
+      port.writer.addMatched(e, selected);
+      lost += this.#emit(port, e, selected);
+    }
+    // One clock reading a dispatch: where one ends the next begins.
+    this.#nowNs = this.#parts.now();
+    this.#parts.counters.countDispatch(slot, this.#parts.index, matched, lost, this.#nowNs - startNs, this.#nowNs);
+    if (matched > 0) {
+      this.#delivered = true;
+      Atomics.or(this.#parts.dirty, slot >>> 5, 1 << (slot & 31));
+    }
+  }
+
+  /** Fills the selection with the samples of one event that the handler gets; returns how many. */
+  #select(port: Port, e: number, armed: number): number {
+    const batch = this.#batch;
+    const { sample, period } = this.#selection;
+    const { cpu, reader } = this.#parts.rings[this.#ringIndex];
+    const thinner = port.thinners[e];
+    const { filter } = port;
+    const passesAll = filter.passesAll;
+    const ring = this.#ringIndex;
+    const carriedBefore = thinner.carry[ring];
+    let carry = carriedBefore;
+    let n = 0;
+    for (let i = 0; i < batch.count; i++) {
+      if (batch.event[i] !== armed) continue;
+      const ticks = thinner.ticks(ring, batch.time[i], batch.period[i]);
+      if (!passesAll && !filter.passes(batch, reader, i, cpu, this.#nowNs)) continue;
+      const weight = carry + batch.period[i];
+      if (!ticks) {
+        carry = weight;
+        continue;
+      }
+      sample[n] = i;
+      period[n] = weight;
+      batch.claimed[i] = 1;
+      carry = 0;
+      n++;
+    }
+    if (carry !== carriedBefore) {
+      thinner.carry[ring] = carry;
+      port.writer.addCarried(e, carry - carriedBefore);
+    }
+    return n;
+  }
+
+  /** Encodes the selection into the handler's outbox; returns how many samples found it full. */
+  #emit(port: Port, e: number, selected: number): number {
+    let lost = 0;
+    for (let from = 0; from < selected; ) {
+      const { to, addresses } = this.#chunk(port, from, selected);
+      if (!this.#emitChunk(port, e, from, to, addresses)) lost += to - from;
+      from = to;
+    }
+    return lost;
+  }
+
+  /** How many samples from `from` on fit one chunk, and how many callchain addresses they hold (-1: not asked for). */
+  #chunk(port: Port, from: number, selected: number): { to: number; addresses: number } {
+    const { callchain } = port.spec;
+    const perSample = chunkBytes(1, -1) - chunkBytes(0, -1);
+    if (!callchain) {
+      const fit = Math.floor((port.chunkBytesMax - chunkBytes(0, -1)) / perSample);
+      return { to: Math.min(selected, from + fit), addresses: -1 };
+    }
+    const { reader } = this.#parts.rings[this.#ringIndex];
+    let addresses = 0;
+    let to = from;
+    while (to < selected) {
+      const depth = callchainDepth(this.#batch, reader, this.#selection.sample[to]);
+      // A chunk holds one sample at least, however deep.
+      if (to > from && chunkBytes(to + 1 - from, addresses + depth) > port.chunkBytesMax) break;
+      addresses += depth;
+      to++;
+    }
+    return { to, addresses };
+  }
+
+  #emitChunk(port: Port, e: number, from: number, to: number, addresses: number): boolean {
+    const { writer } = port;
+    const { sample, period } = this.#selection;
+    const { cpu, reader } = this.#parts.rings[this.#ringIndex];
+    let weight = 0;
+    for (let k = from; k < to; k++) weight += period[k];
+    const firstNs = this.#batch.time[sample[from]];
+    const lastNs = this.#batch.time[sample[to - 1]];
+    // What was lost before is told before what comes after.
+    const told = !writer.hasPendingLoss(e) || writer.flushPendingLoss(e, this.#nowNs);
+    const at = told ? writer.reserve(chunkBytes(to - from, addresses)) : -1;
+    if (at < 0) {
+      writer.addPendingLoss(e, to - from, weight, firstNs, lastNs);
+      return false;
+    }
+    encodeChunk(
+      writer.data,
+      at + ENTRY_HEADER_BYTES / 4,
+      this.#batch,
+      reader,
+      this.#selection,
+      from,
+      to,
+      addresses,
+      cpu,
+    );
+    writer.describe(at, ENTRY.CHUNK, e, to - from, weight, this.#nowNs);
+    writer.describeTimes(at, firstNs, lastNs);
+    writer.commit();
+    return true;
+  }
+
+  throttle(event: number, on: boolean): void {
+    const { stats } = this.#parts;
+    stats.words[stats.event(event, on ? EVENT_STAT.THROTTLED : EVENT_STAT.UNTHROTTLED)] += 1;
+  }
+
+  corrupt(bytes: number): void {
+    this.#parts.stats.words[DISPATCHER_STAT.CORRUPT_BYTES] += bytes;
+  }
+
+  stray(): void {
+    this.#parts.stats.words[DISPATCHER_STAT.STRAY_SAMPLES] += 1;
+  }
+}

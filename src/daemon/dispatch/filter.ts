@@ -1,0 +1,94 @@
+/** Which samples a handler wants, compiled once when it is attached, asked for every sample. */
+import { statSync } from "node:fs";
+import type { BatchIndex } from "../../pmu/record.js";
+import { isUserMode } from "../../pmu/record.js";
+import type { RingReader } from "../../pmu/ring.js";
+
+/** Plain data: crosses from the main thread to the dispatchers. Empty lists let everything pass. */
+export interface FilterSpec {
+  readonly pids: readonly number[];
+  readonly cpus: readonly number[];
+  readonly uids: readonly number[];
+  /** cgroup ids: inode numbers in the cgroup v2 file system. */
+  readonly cgroupIds: readonly number[];
+  readonly excludeUser: boolean;
+  readonly excludeKernel: boolean;
+}
+
+const OWNER_TTL_NS = 1_000_000_000;
+const OWNERS_MAX = 65_536;
+
+/**
+ * Owners as /proc shows them, asked at most once a second for each process: a pid that is reused, or a process that
+ * changes its owner, is seen with the old one for up to that long.
+ */
+export class OwnerCache {
+  readonly #owners = new Map<number, { uid: number; expiresNs: number }>();
+
+  /** The owner's uid, or -1 when the process has gone. */
+  owner(pid: number, nowNs: number): number {
+    const known = this.#owners.get(pid);
+    if (known !== undefined && nowNs < known.expiresNs) return known.uid;
+    if (this.#owners.size >= OWNERS_MAX) this.#owners.clear();
+    const uid = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? -1;
+    this.#owners.set(pid, { uid, expiresNs: nowNs + OWNER_TTL_NS });
+    return uid;
+  }
+}
+
+export class SampleFilter {
+  /** No test at all: the common case, decided once a batch. */
+  readonly passesAll: boolean;
+  readonly #pids: ReadonlySet<number> | null;
+  readonly #cpus: ReadonlySet<number> | null;
+  readonly #uids: ReadonlySet<number> | null;
+  readonly #cgroups: ReadonlySet<number> | null;
+  readonly #excludeUser: boolean;
+  readonly #excludeKernel: boolean;
+  readonly #owners: OwnerCache;
+
+  constructor(spec: FilterSpec, owners: OwnerCache) {
+    const set = (list: readonly number[]): ReadonlySet<number> | null => (list.length === 0 ? null : new Set(list));
+    this.#pids = set(spec.pids);
+    this.#cpus = set(spec.cpus);
+    this.#uids = set(spec.uids);
+    this.#cgroups = set(spec.cgroupIds);
+    this.#excludeUser = spec.excludeUser;
+    this.#excludeKernel = spec.excludeKernel;
+    this.#owners = owners;
+    this.passesAll =
+      this.#pids === null &&
+      this.#cpus === null &&
+      this.#uids === null &&
+      this.#cgroups === null &&
+      !spec.excludeUser &&
+      !spec.excludeKernel;
+  }
+
+  /** Whether sample `i` passes every list. `nowNs` ages the owners. */
+  passes(batch: BatchIndex, ring: RingReader, i: number, ringCpu: number, nowNs: number): boolean {
+    if (this.#pids !== null && !this.#pids.has(batch.pid[i])) return false;
+    if (this.#cpus !== null && !this.#cpus.has(sampleCpu(batch, ring, i, ringCpu))) return false;
+    if (this.#excludeUser || this.#excludeKernel) {
+      if (isUserMode(batch.cpumode[i]) ? this.#excludeUser : this.#excludeKernel) return false;
+    }
+    if (this.#cgroups !== null && !this.#cgroups.has(sampleCgroup(batch, ring, i))) return false;
+    return this.#uids === null || this.#uids.has(this.#owners.owner(batch.pid[i], nowNs));
+  }
+}
+
+function sampleCpu(batch: BatchIndex, ring: RingReader, i: number, ringCpu: number): number {
+  const offset = batch.offsets[i].cpu;
+  return offset < 0 ? ringCpu : ring.words[(batch.at[i] + offset) & ring.wordMask];
+}
+
+/** -1 where the sample carries none. */
+function sampleCgroup(batch: BatchIndex, ring: RingReader, i: number): number {
+  const offsets = batch.offsets[i];
+  if (offsets.cgroup < 0) return -1;
+  const { words, wordMask: mask } = ring;
+  // `offsets.cgroup` is right for an empty callchain; the addresses come before it.
+  const depth = offsets.callchain < 0 ? 0 : words[(batch.at[i] + offsets.callchain) & mask];
+  const at = batch.at[i] + offsets.cgroup + depth * 2;
+  return words[at & mask] + words[(at + 1) & mask] * 2 ** 32;
+}

@@ -1,0 +1,60 @@
+/** What the main thread tells a dispatcher and what it answers: one tagged union a direction. */
+import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
+import type { FilterSpec } from "./filter.js";
+import type { EventPace } from "./thinning.js";
+
+/** One of a handler's events, as its dispatchers need it. */
+export interface AttachedEvent {
+  /** Index among the armed events. */
+  readonly armed: number;
+  /** What the handler asked for; both 0 means every sample. */
+  readonly frequencyHz: number;
+  readonly period: number;
+}
+
+export interface AttachSpec {
+  readonly slot: number;
+  readonly generation: number;
+  readonly outbox: SharedArrayBuffer;
+  readonly regionBytes: number;
+  readonly events: readonly AttachedEvent[];
+  readonly filter: FilterSpec;
+  readonly callchain: boolean;
+  readonly flushIntervalMs: number;
+}
+
+export type Control =
+  | { readonly kind: "attach"; readonly spec: AttachSpec }
+  | { readonly kind: "detach"; readonly slot: number; readonly generation: number }
+  /** Records with these ids belong to armed event `event` from now on. */
+  | { readonly kind: "add formats"; readonly event: number; readonly formats: readonly RecordFormat[] }
+  /** Whatever the rings hold is drained first. */
+  | { readonly kind: "remove formats"; readonly formats: readonly RecordFormat[] }
+  /** Whatever the rings hold is drained first, at the old pace. */
+  | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
+  /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
+  | { readonly kind: "drain" }
+  | { readonly kind: "stop" };
+
+/** Each control message is answered in order. */
+export type Request = { readonly sequence: number; readonly control: Control };
+export type Answer = { readonly sequence: number };
+
+export interface DispatcherSetup {
+  readonly index: number;
+  readonly tableAddress: bigint;
+  readonly tableBytes: number;
+  readonly capacity: number;
+  readonly dispatchers: number;
+  readonly rings: readonly RingDescriptor[];
+  readonly clockIsMonotonic: boolean;
+  readonly stats: SharedArrayBuffer;
+  /** Word 0: removals wait here. */
+  readonly removalBell: SharedArrayBuffer;
+  /** Word 0: the delivering thread waits here. */
+  readonly deliveryBell: SharedArrayBuffer;
+  /** Bit s % 32 of word s / 32: slot s has something to deliver. */
+  readonly dirty: SharedArrayBuffer;
+  /** Readable when there is a control message. */
+  readonly controlFd: number;
+}

@@ -1,0 +1,97 @@
+/** A dispatcher's thread: sleeps in poll on its rings and on its control fd, drains, and answers control messages. */
+import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { PAGE_BYTES } from "../../pmu/abi.js";
+import { clearEventfd, POLLIN, poll, viewMemory } from "../../pmu/ffi.js";
+import { RingReader } from "../../pmu/ring.js";
+import { SlotCounters } from "../../registry/counters.js";
+import { tableLayout } from "../../registry/layout.js";
+import { TableWalker } from "../../registry/walk.js";
+import { AtomicDoorbell, AtomicWords } from "../../registry/words.js";
+import { monotonicClock } from "../clock.js";
+import { Dispatcher } from "./dispatcher.js";
+import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
+import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
+
+/** Sleeping forever is right only when nothing is armed; a handler that waits for nothing else gets its own wake-ups. */
+const POLL_FOREVER = -1;
+const POLL_MS_MAX = 1000;
+
+if (parentPort === null) throw new Error("a dispatcher runs in a worker thread");
+run(workerData as DispatcherSetup, parentPort);
+
+function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void {
+  const memory = viewMemory(setup.tableAddress, setup.tableBytes);
+  const layout = tableLayout(setup.capacity, setup.dispatchers);
+  const stats = new DispatcherStats(setup.stats);
+  const deliveryBell = new AtomicDoorbell(setup.deliveryBell);
+  const dispatcher = new Dispatcher({
+    index: setup.index,
+    rings: setup.rings.map((ring) => ({
+      cpu: ring.cpu,
+      reader: new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
+    })),
+    walker: new TableWalker(new AtomicWords(memory), layout, setup.index, new AtomicDoorbell(setup.removalBell)),
+    counters: new SlotCounters(memory, layout),
+    stats,
+    dirty: new Int32Array(setup.dirty),
+    now: monotonicClock(),
+    clockIsMonotonic: setup.clockIsMonotonic,
+    capacity: setup.capacity,
+  });
+  const drain = (): void => {
+    if (dispatcher.drain()) deliveryBell.ring();
+  };
+  const apply = (control: Control): void => {
+    switch (control.kind) {
+      case "attach":
+        dispatcher.attach(control.spec);
+        break;
+      case "detach":
+        dispatcher.detach(control.slot, control.generation);
+        break;
+      case "add formats":
+        dispatcher.addFormats(control.event, control.formats);
+        break;
+      case "remove formats":
+        drain();
+        dispatcher.removeFormats(control.formats);
+        break;
+      case "pace":
+        drain();
+        dispatcher.setPace(control.event, control.pace);
+        break;
+      case "drain":
+      case "stop":
+        drain();
+        break;
+    }
+  };
+  // struct pollfd pairs: the control fd, then the rings.
+  const fds = [setup.controlFd, ...setup.rings.map((ring) => ring.pollFd)];
+  const pollFds = new Int32Array(fds.length * 2);
+  fds.forEach((fd, i) => {
+    pollFds[2 * i] = fd;
+  });
+  for (;;) {
+    for (let message = receiveMessageOnPort(port); message !== undefined; message = receiveMessageOnPort(port)) {
+      const { sequence, control } = message.message as Request;
+      apply(control);
+      port.postMessage({ sequence } satisfies Answer);
+      if (control.kind === "stop") return;
+    }
+    drain();
+    const interval = dispatcher.flushIntervalMs();
+    for (let i = 0; i < fds.length; i++) pollFds[2 * i + 1] = POLLIN;
+    poll(pollFds, fds.length, interval < 0 ? POLL_FOREVER : pollMs(interval));
+    stats.words[DISPATCHER_STAT.WAKEUPS] += 1;
+    if (pollFds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
+    setup.rings.forEach((ring, i) => {
+      if (ring.pollKind === "eventfd" && pollFds[2 * (i + 1) + 1] >>> 16 !== 0) clearEventfd(ring.pollFd);
+    });
+  }
+}
+
+/** A handler that wants its samples at once is woken by the ring for each; the time-out is for those that wait. */
+function pollMs(flushIntervalMs: number): number {
+  return flushIntervalMs === 0 ? POLL_MS_MAX : Math.min(POLL_MS_MAX, Math.max(1, flushIntervalMs));
+}

@@ -1,0 +1,76 @@
+/** proto/nmi.proto as the daemon uses it: definitions for the server, and the encoder of the rare stream messages. */
+import { fileURLToPath } from "node:url";
+import type { MethodDefinition, ServiceDefinition } from "@grpc/grpc-js";
+import { loadSync, type PackageDefinition } from "@grpc/proto-loader";
+
+const PROTO_PATH = fileURLToPath(new URL("../../../../proto/nmi.proto", import.meta.url));
+
+/** 64-bit numbers as JavaScript numbers: ids are below 2^45, and counts below 2^53. */
+export const packageDefinition: PackageDefinition = loadSync(PROTO_PATH, {
+  longs: Number,
+  enums: String,
+  defaults: true,
+  arrays: true,
+  oneofs: true,
+  keepCase: true,
+});
+
+export const brokerService = packageDefinition["nmi.v1.Broker"] as ServiceDefinition;
+
+export interface StartedMessage {
+  readonly handler_id: number;
+  readonly events: readonly ResolvedEventMessage[];
+  readonly next_sequence: number;
+  readonly resumed: boolean;
+  readonly clock: string;
+  readonly source: string;
+  readonly fallback: boolean;
+}
+
+export interface ResolvedEventMessage {
+  readonly name: string;
+  readonly type: number;
+  readonly config: number;
+  readonly frequency_hz: number;
+  readonly period: number;
+  readonly period_unit: string;
+}
+
+export interface LossMessage {
+  readonly count: number;
+  readonly reason: string;
+  readonly first_time: number;
+  readonly last_time: number;
+  readonly event_index: number;
+  readonly period: number;
+}
+
+export interface EventBooksMessage {
+  readonly event_index: number;
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly period_delivered: number;
+  readonly period_lost: number;
+  readonly period_carried: number;
+}
+
+export interface EndMessage {
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly reason: string;
+  readonly events: readonly EventBooksMessage[];
+}
+
+export type ControlDelivery =
+  | { readonly started: StartedMessage }
+  | { readonly loss: LossMessage }
+  | { readonly end: EndMessage };
+
+const subscribe = brokerService.Subscribe as MethodDefinition<unknown, ControlDelivery>;
+
+/** Everything of a stream but its samples, which are encoded by the dispatchers. */
+export function encodeDelivery(message: ControlDelivery): Uint8Array {
+  return subscribe.responseSerialize(message);
+}

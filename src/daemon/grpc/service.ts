@@ -1,0 +1,211 @@
+/** nmi.v1.Broker on grpc-js: requests in, the broker asked, answers out. No state of its own. */
+import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from "@grpc/grpc-js";
+import type { Source } from "../../pmu/source.js";
+import type { Broker } from "../broker/broker.js";
+import { BrokerError } from "../broker/errors.js";
+import type { Handler } from "../broker/handler.js";
+import { resolvedEventMessage } from "../broker/messages.js";
+import type { RegisterRequestMessage } from "../broker/request.js";
+import { eventBooksMessages } from "../delivery/delivery.js";
+import type { HandlerSnapshot, Snapshot } from "../observe/snapshot.js";
+import { CallStream, type PassThrough } from "./call-stream.js";
+import { toCallError } from "./status.js";
+
+export interface ServiceParts {
+  readonly broker: Broker;
+  readonly source: Source;
+  readonly snapshot: () => Snapshot;
+  readonly snapshotHandler: (handler: Handler) => HandlerSnapshot;
+  readonly addresses: () => { readonly listen: readonly string[]; readonly metrics: string };
+  readonly runtimeDir: string;
+  readonly onFault: (error: Error) => void;
+}
+
+/** Changes a watcher may lag behind before it is cut off. */
+const WATCH_BACKLOG_MAX = 1024;
+
+export function brokerImplementation(parts: ServiceParts): UntypedServiceImplementation {
+  const unary =
+    <Request, Response>(answer: (request: Request, peer: string) => Response | Promise<Response>) =>
+    async (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>): Promise<void> => {
+      try {
+        callback(null, await answer(call.request, peerOf(call)));
+      } catch (error) {
+        callback(toCallError(error, parts.onFault));
+      }
+    };
+  return {
+    ListEvents: unary(() => listEvents(parts.source)),
+    Register: unary((request: RegisterRequestMessage, peer) => register(parts, request, peer)),
+    Subscribe: (call: ServerWritableStream<{ handler_id: number }, PassThrough>) => subscribe(parts, call),
+    Deregister: unary((request: { handler_id: number; timeout_ms: number; discard: boolean }) =>
+      deregister(parts, request),
+    ),
+    ListHandlers: unary(() => ({ handlers: parts.broker.handlers.map((handler) => handlerMessage(handler, parts)) })),
+    WatchHandlers: (call: ServerWritableStream<unknown, unknown>) => watchHandlers(parts, call),
+    GetStatus: unary(() => statusMessage(parts)),
+  };
+}
+
+/** grpc-js names the peer of a Unix socket by the socket's own path, or not at all. */
+function peerOf(call: { getPeer(): string }): string {
+  const peer = call.getPeer();
+  return /:\d+$/.test(peer) ? peer : "unix";
+}
+
+function listEvents(source: Source): object {
+  const { events, pmus } = source.listEvents();
+  return {
+    events: events.map((event) => ({
+      name: event.name,
+      type: event.type,
+      config: Number(event.config),
+      description: event.description,
+      can_sample: event.canSample,
+      reason: event.reason,
+      aliases: event.aliases,
+      group: event.group,
+    })),
+    pmus,
+    default_event: source.defaultEvent,
+  };
+}
+
+async function register(parts: ServiceParts, request: RegisterRequestMessage, peer: string): Promise<object> {
+  const handler = await parts.broker.register(request, peer);
+  return {
+    handler_id: handler.id,
+    events: handler.spec.events.map(resolvedEventMessage),
+    lease_ms: handler.spec.leaseMs,
+    queue_max_bytes: handler.delivery.queueMaxBytes,
+    flush_interval_ms: handler.spec.flushIntervalMs,
+  };
+}
+
+async function deregister(
+  parts: ServiceParts,
+  request: { handler_id: number; timeout_ms: number; discard: boolean },
+): Promise<object> {
+  const { books, waitedNs } = await parts.broker.deregister(request.handler_id, request.timeout_ms, request.discard);
+  return {
+    matched: books.matched,
+    delivered: books.delivered,
+    lost: books.lost,
+    waited_ns: waitedNs,
+    last_sequence: books.sequence,
+    events: eventBooksMessages(books),
+    losses: books.losses,
+  };
+}
+
+function subscribe(parts: ServiceParts, call: ServerWritableStream<{ handler_id: number }, PassThrough>): void {
+  let handler: Handler;
+  try {
+    handler = parts.broker.subscribe(call.request.handler_id, new CallStream(call));
+  } catch (error) {
+    call.emit("error", toCallError(error, parts.onFault));
+    return;
+  }
+  // A client that cancels, and a connection that breaks. After end() neither finds a stream to break.
+  call.on("cancelled", () => parts.broker.streamBroken(handler));
+  call.on("error", () => parts.broker.streamBroken(handler));
+}
+
+function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, unknown>): void {
+  const { broker } = parts;
+  const send = (kind: string, handler: Handler | null): void => {
+    if (call.writableLength > WATCH_BACKLOG_MAX) {
+      stop();
+      call.emit(
+        "error",
+        toCallError(
+          new BrokerError(
+            "RESOURCE_EXHAUSTED",
+            `the watcher lags ${WATCH_BACKLOG_MAX} changes behind: read faster, or list handlers instead.`,
+          ),
+          parts.onFault,
+        ),
+      );
+      return;
+    }
+    call.write({ kind, handler: handler === null ? null : handlerMessage(handler, parts) });
+  };
+  const onChange = (handler: Handler, kind: string): void => send(kind, handler);
+  const stop = (): void => {
+    broker.off("changed", onChange);
+  };
+  call.on("cancelled", stop);
+  call.on("error", stop);
+  call.on("finish", stop);
+  for (const handler of broker.handlers) send("ADDED", handler);
+  send("SYNCHRONIZED", null);
+  broker.on("changed", onChange);
+  broker.once("stopped", () => call.end());
+}
+
+function handlerMessage(handler: Handler, parts: ServiceParts): object {
+  const snapshot = parts.snapshotHandler(handler);
+  return {
+    handler_id: snapshot.handlerId,
+    name: snapshot.name,
+    state: snapshot.state,
+    events: handler.spec.events.map(resolvedEventMessage),
+    filter: handler.spec.filterMessage,
+    matched: snapshot.matched,
+    delivered: snapshot.delivered,
+    lost: snapshot.lost,
+    losses: snapshot.losses,
+    queue_bytes: snapshot.queueBytes,
+    queue_max_bytes: snapshot.queueMaxBytes,
+    subscribed: snapshot.subscribed,
+    lease_remaining_ms: snapshot.leaseRemainingMs,
+    dispatches: snapshot.dispatches,
+    longest_dispatch_ns: snapshot.longestDispatchNs,
+    peer: handler.peer,
+    registered_at: handler.registeredAt,
+  };
+}
+
+function statusMessage(parts: ServiceParts): object {
+  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity } = parts.snapshot();
+  const { listen, metrics } = parts.addresses();
+  return {
+    version,
+    source: source.description,
+    fallback: source.fallback,
+    source_reason: source.reason,
+    uptime_seconds: uptimeSeconds,
+    pid: process.pid,
+    listen_addresses: listen,
+    metrics_address: metrics,
+    runtime_dir: parts.runtimeDir,
+    dispatchers: dispatchers.map(({ corruptBytes, ...dispatcher }) => ({ ...dispatcher, corrupt_bytes: corruptBytes })),
+    events: events.map((event) => ({
+      name: event.name,
+      frequency_hz: event.frequencyHz,
+      period: event.period,
+      handlers: event.handlers,
+      samples: event.samples,
+      unclaimed: event.unclaimed,
+      kernel_lost: event.kernelLost,
+      throttled: event.throttled,
+      unthrottled: event.unthrottled,
+      time_enabled_seconds: event.timeEnabledSeconds,
+      time_running_seconds: event.timeRunningSeconds,
+    })),
+    totals: {
+      samples: totals.samples,
+      unclaimed: totals.unclaimed,
+      kernel_lost: totals.kernelLost,
+      matched: totals.matched,
+      delivered: totals.delivered,
+      lost: totals.lost,
+      registrations: totals.registrations,
+      removals: totals.removals,
+    },
+    handlers: handlers.length,
+    capacity,
+    default_event: source.defaultEvent,
+    clock: source.clock,
+  };
+}

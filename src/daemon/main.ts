@@ -1,0 +1,60 @@
+#!/usr/bin/env node
+/** The daemon's process: arguments in, exit code out. */
+import { readFileSync } from "node:fs";
+import { ConfigError } from "./config/errors.js";
+import { loadConfig, processIo } from "./config/load.js";
+import { startDaemon } from "./daemon.js";
+import { createLogger } from "./observe/log.js";
+
+const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
+
+/** sysexits.h, which service managers and scripts know. */
+const EX_CONFIG = 78;
+
+async function main(): Promise<void> {
+  const result = loadConfig(process.argv.slice(2), process.env, processIo(version));
+  if (result.action === "print") {
+    process.stdout.write(result.text);
+    return;
+  }
+  const log = createLogger(result.config.logLevel);
+  const fail = (error: unknown): void => {
+    log.fatal({ err: error }, (error as Error).message);
+    process.exit(1);
+  };
+  process.on("uncaughtException", fail);
+  process.on("unhandledRejection", fail);
+  let stopping = false;
+  const daemon = startDaemon(result.config, version, log, fail);
+  const stop = (signal: NodeJS.Signals): void => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ signal }, "stopping");
+    daemon
+      .then((running) => running.stop())
+      .then(() => {
+        log.info("stopped");
+        process.exit(0);
+      }, fail);
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+  try {
+    await daemon;
+  } catch (error) {
+    process.stderr.write(`nmid: ${(error as Error).message}\n`);
+    process.exitCode = 1;
+    process.off("SIGTERM", stop);
+    process.off("SIGINT", stop);
+  }
+}
+
+try {
+  await main();
+} catch (error) {
+  if (!(error instanceof ConfigError)) throw error;
+  process.stderr.write(`nmid: ${error.message}\n`);
+  process.exitCode = EX_CONFIG;
+}

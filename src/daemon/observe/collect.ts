@@ -1,0 +1,144 @@
+/** Takes the Snapshot: the one place that knows where every counter lives. */
+import type { Source } from "../../pmu/source.js";
+import type { SlotCounters } from "../../registry/counters.js";
+import { LOSS_REASONS, STATE_NAMES } from "../../registry/layout.js";
+import type { HandlerTable } from "../../registry/table.js";
+import type { ArmedEvent, ArmedEvents } from "../broker/armed-events.js";
+import type { Broker } from "../broker/broker.js";
+import type { Handler } from "../broker/handler.js";
+import type { Tally } from "../broker/tally.js";
+import type { NsClock } from "../clock.js";
+import type { DispatcherHost } from "../dispatch/host.js";
+import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
+import { snapshotHistograms } from "./histogram.js";
+import type { EventSnapshot, HandlerSnapshot, LossSnapshot, Snapshot } from "./snapshot.js";
+
+export interface CollectParts {
+  readonly version: string;
+  readonly source: Source;
+  /** Why the source stands in for the kernel's; null when it does not. */
+  readonly fallbackReason: string | null;
+  readonly table: HandlerTable;
+  readonly counters: SlotCounters;
+  readonly host: DispatcherHost;
+  readonly armedEvents: ArmedEvents;
+  readonly broker: Broker;
+  readonly tally: Tally;
+  readonly removalWait: Float64Array;
+  readonly dispatchToStream: Float64Array;
+  readonly startedNs: number;
+  readonly now: NsClock;
+}
+
+const NS_PER_SECOND = 1e9;
+const NS_PER_MS = 1e6;
+/** The reasons that are part of a handler's books. */
+const BOOKED_REASONS = LOSS_REASONS.filter((reason) => reason !== "LOSS_REASON_UNSPECIFIED" && reason !== "KERNEL");
+
+export function collect(parts: CollectParts): Snapshot {
+  const { source, fallbackReason, host, tally, broker, armedEvents } = parts;
+  const handlers = broker.handlers.map((handler) => handlerSnapshot(handler, parts));
+  const events = armedEvents.all.map((armed) => eventSnapshot(armed, parts));
+  const sum = <T>(list: readonly T[], pick: (item: T) => number): number => list.reduce((n, item) => n + pick(item), 0);
+  return {
+    version: parts.version,
+    source: {
+      kind: source.kind,
+      description: source.description,
+      clock: source.clock,
+      defaultEvent: source.defaultEvent,
+      fallback: fallbackReason !== null,
+      reason: fallbackReason ?? "",
+    },
+    uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
+    capacity: parts.table.layout.capacity,
+    dispatchers: host.threads.map(({ cpus, stats }, index) => ({
+      index,
+      cpus,
+      wakeups: stats.words[DISPATCHER_STAT.WAKEUPS],
+      drains: stats.words[DISPATCHER_STAT.DRAINS],
+      samples: stats.words[DISPATCHER_STAT.SAMPLES],
+      corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
+    })),
+    events,
+    handlers,
+    totals: {
+      samples: tally.events.samples + sum(events, (event) => event.samples),
+      unclaimed: tally.events.unclaimed + sum(events, (event) => event.unclaimed),
+      kernelLost: tally.events.kernelLost + sum(events, (event) => event.kernelLost),
+      throttled: tally.events.throttled + sum(events, (event) => event.throttled),
+      matched: tally.matched + sum(handlers, (handler) => handler.matched),
+      delivered: tally.delivered + sum(handlers, (handler) => handler.delivered),
+      lost: tally.lost + sum(handlers, (handler) => handler.lost),
+      losses: BOOKED_REASONS.map((reason) => ({
+        reason,
+        count: (tally.losses.get(reason) ?? 0) + sum(handlers, ({ losses }) => countOf(losses, reason)),
+      })),
+      registrations: tally.registrations,
+      removals: tally.removals,
+    },
+    ringToDispatch: snapshotHistograms(
+      source.clockIsMonotonic ? host.threads.map(({ stats }) => stats.ringToDispatch) : [],
+    ),
+    dispatchToStream: snapshotHistograms([parts.dispatchToStream]),
+    removalWait: snapshotHistograms([parts.removalWait]),
+  };
+}
+
+function countOf(losses: readonly LossSnapshot[], reason: string): number {
+  return losses.find((loss) => loss.reason === reason)?.count ?? 0;
+}
+
+/** One event's counters over all dispatchers. */
+export function eventCounters(host: DispatcherHost, event: number): Record<keyof typeof EVENT_STAT, number> {
+  const counters = { SAMPLES: 0, UNCLAIMED: 0, THROTTLED: 0, UNTHROTTLED: 0 };
+  for (const { stats } of host.threads) {
+    for (const name of Object.keys(EVENT_STAT) as (keyof typeof EVENT_STAT)[]) {
+      counters[name] += stats.words[stats.event(event, EVENT_STAT[name])];
+    }
+  }
+  return counters;
+}
+
+function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): EventSnapshot {
+  const counters = eventCounters(host, armed.index);
+  const reading = armedEvents.read(armed);
+  return {
+    name: armed.event.name,
+    frequencyHz: armed.rate.kind === "frequency" ? armed.rate.hz : 0,
+    period: armed.rate.kind === "period" ? armed.rate.period : 0,
+    handlers: armed.users.size,
+    samples: counters.SAMPLES,
+    unclaimed: counters.UNCLAIMED,
+    kernelLost: reading.lost ?? 0,
+    throttled: counters.THROTTLED,
+    unthrottled: counters.UNTHROTTLED,
+    timeEnabledSeconds: reading.timeEnabledNs / NS_PER_SECOND,
+    timeRunningSeconds: reading.timeRunningNs / NS_PER_SECOND,
+  };
+}
+
+/** From the handler's own slot, as an outside reader of the table would see it. */
+export function handlerSnapshot(
+  handler: Handler,
+  { counters, table, now }: Pick<CollectParts, "counters" | "table" | "now">,
+): HandlerSnapshot {
+  const { slot } = handler.handle;
+  const dispatched = counters.dispatched(slot);
+  const losses = counters.losses(slot).flatMap((count, i) => (count > 0 ? [{ reason: LOSS_REASONS[i], count }] : []));
+  return {
+    handlerId: handler.id,
+    name: handler.spec.name,
+    state: STATE_NAMES[table.state(slot)] as HandlerSnapshot["state"],
+    matched: dispatched.matched,
+    delivered: counters.delivered(slot),
+    lost: losses.reduce((n, { count }) => n + count, 0),
+    losses,
+    queueBytes: handler.delivery.queuedBytes,
+    queueMaxBytes: handler.delivery.queueMaxBytes,
+    subscribed: handler.delivery.subscribed,
+    leaseRemainingMs: handler.lease === null ? 0 : Math.max(0, Math.round(handler.lease.endsAtMs - now() / NS_PER_MS)),
+    dispatches: dispatched.dispatches,
+    longestDispatchNs: dispatched.longestDispatchNs,
+  };
+}

@@ -1,0 +1,272 @@
+/** Every metric family that nmid exports of itself: names, help and how values follow from a snapshot. */
+import type { EventRow, HandlerRow } from "./series.js";
+import type { DispatcherSnapshot, HistogramSnapshot, LossSnapshot, Snapshot } from "./snapshot.js";
+
+export type Labels = Readonly<Record<string, string>>;
+
+/** One scrape's input. */
+export interface View {
+  readonly snapshot: Snapshot;
+  readonly events: readonly EventRow[];
+  readonly handlers: readonly HandlerRow[];
+}
+
+export interface Family<Value> {
+  readonly name: string;
+  readonly help: string;
+  readonly labelNames: readonly string[];
+  /** All series of one scrape; label sets are unique. */
+  values(view: View): readonly Series<Value>[];
+}
+
+export interface Series<Value> {
+  readonly labels: Labels;
+  readonly value: Value;
+}
+
+function total<Value>(name: string, help: string, value: (snapshot: Snapshot) => Value): Family<Value> {
+  return { name, help, labelNames: [], values: ({ snapshot }) => [{ labels: {}, value: value(snapshot) }] };
+}
+
+/** Events for which `value` is undefined have no such series. */
+function perEvent(name: string, help: string, value: (row: EventRow) => number | undefined): Family<number> {
+  return {
+    name,
+    help,
+    labelNames: ["event", "sampling"],
+    values: ({ events }) =>
+      events.flatMap((row) => {
+        const v = value(row);
+        return v === undefined ? [] : [{ labels: row.labels, value: v }];
+      }),
+  };
+}
+
+function perHandler(name: string, help: string, value: (row: HandlerRow) => number): Family<number> {
+  return {
+    name,
+    help,
+    labelNames: ["handler", "name"],
+    values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: value(row) })),
+  };
+}
+
+function perDispatcher(name: string, help: string, value: (d: DispatcherSnapshot) => number): Family<number> {
+  return {
+    name,
+    help,
+    labelNames: ["dispatcher"],
+    values: ({ snapshot }) =>
+      snapshot.dispatchers.map((d) => ({ labels: { dispatcher: String(d.index) }, value: value(d) })),
+  };
+}
+
+function byReason(labels: Labels, losses: readonly LossSnapshot[]): Series<number>[] {
+  return losses.map(({ reason, count }) => ({ labels: { ...labels, reason }, value: count }));
+}
+
+const REASONS =
+  "QUEUE_FULL and QUEUE_DROPPED_OLDEST: the consumer reads too slowly, give it a larger queue or a lower rate; " +
+  "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
+  "DISCARDED, SHUTDOWN: asked for";
+
+export const COUNTERS: readonly Family<number>[] = [
+  total(
+    "nmid_samples_total",
+    "Samples drained from the rings since the daemon started. Flat while handlers exist: nothing runs on the sampled CPUs, or the kernel stopped sampling.",
+    (s) => s.totals.samples,
+  ),
+  total(
+    "nmid_matched_samples_total",
+    "Samples that a handler's filter and rate accepted, once for each such handler. Equals delivered plus lost plus what is queued.",
+    (s) => s.totals.matched,
+  ),
+  total(
+    "nmid_delivered_samples_total",
+    "Samples written to gRPC streams, once for each handler.",
+    (s) => s.totals.delivered,
+  ),
+  {
+    name: "nmid_lost_samples_total",
+    help: `Matched samples that were not delivered, by reason. ${REASONS}. The daemon and other consumers are not affected.`,
+    labelNames: ["reason"],
+    values: ({ snapshot }) => byReason({}, snapshot.totals.losses),
+  },
+  total(
+    "nmid_unclaimed_samples_total",
+    "Samples that no handler's filter and rate accepted. They cost interrupts and help nobody: narrow the events of the handlers that are registered.",
+    (s) => s.totals.unclaimed,
+  ),
+  total(
+    "nmid_kernel_lost_samples_total",
+    "Samples the kernel dropped because a ring was full. The dispatchers do not keep up: give the daemon more CPU, more dispatchers, or lower the rates.",
+    (s) => s.totals.kernelLost,
+  ),
+  total(
+    "nmid_throttled_total",
+    "Times the kernel throttled an event for exceeding its interrupt budget. Samples are missing: lower the rate, or raise kernel.perf_cpu_time_max_percent. A lower bound, since the kernel can lose these records too.",
+    (s) => s.totals.throttled,
+  ),
+  total("nmid_registrations_total", "Handlers registered since the daemon started.", (s) => s.totals.registrations),
+  total(
+    "nmid_removals_total",
+    "Handlers removed since the daemon started, by Deregister, lease, or overflow.",
+    (s) => s.totals.removals,
+  ),
+
+  perEvent("nmid_event_samples_total", "Samples drained, by armed event.", (e) => e.samples),
+  perEvent("nmid_event_unclaimed_samples_total", "Samples of the event that no handler accepted.", (e) => e.unclaimed),
+  perEvent(
+    "nmid_event_kernel_lost_samples_total",
+    "Samples of the event that the kernel dropped because a ring was full. See nmid_kernel_lost_samples_total.",
+    (e) => e.kernelLost,
+  ),
+  perEvent(
+    "nmid_event_throttle_total",
+    "Times the kernel throttled the event. See nmid_throttled_total.",
+    (e) => e.throttled,
+  ),
+  perEvent(
+    "nmid_event_unthrottle_total",
+    "Times the kernel let a throttled event run again. Staying below nmid_event_throttle_total: the event may be stopped now.",
+    (e) => e.unthrottled,
+  ),
+
+  perHandler("nmid_handler_matched_samples_total", "Samples the handler's filter and rate accepted.", (h) => h.matched),
+  perHandler(
+    "nmid_handler_delivered_samples_total",
+    "Samples written to the handler's stream. Flat while matched rises: the consumer is not subscribed or does not read.",
+    (h) => h.delivered,
+  ),
+  {
+    name: "nmid_handler_lost_samples_total",
+    help: `Samples the handler matched and was not delivered, by reason. ${REASONS}.`,
+    labelNames: ["handler", "name", "reason"],
+    values: ({ handlers }) => handlers.flatMap((row) => byReason(row.labels, row.losses)),
+  },
+  perHandler("nmid_handler_dispatches_total", "Batches offered to the handler.", (h) => h.dispatches),
+
+  perDispatcher(
+    "nmid_dispatcher_wakeups_total",
+    "Times the dispatcher thread woke. Rising with no handler registered: something keeps the daemon from idling.",
+    (d) => d.wakeups,
+  ),
+  perDispatcher("nmid_dispatcher_drains_total", "Rings drained by the dispatcher.", (d) => d.drains),
+  perDispatcher(
+    "nmid_dispatcher_samples_total",
+    "Samples drained by the dispatcher. Very uneven over dispatchers: the load sits on few CPUs, or more dispatchers do not help.",
+    (d) => d.samples,
+  ),
+  perDispatcher(
+    "nmid_dispatcher_corrupt_bytes_total",
+    "Bytes skipped in rings because they were no valid records. Must stay 0: report anything else as a bug, with the kernel's version.",
+    (d) => d.corruptBytes,
+  ),
+];
+
+const HANDLER_STATES = ["CLAIMED", "ACTIVE", "DRAINING"] as const;
+
+export const GAUGES: readonly Family<number>[] = [
+  total(
+    "nmid_events_armed",
+    "Kernel events open now. 0 without handlers: then sampling costs nothing.",
+    (s) => s.events.length,
+  ),
+  perEvent(
+    "nmid_event_frequency_hertz",
+    "Rate at which the kernel samples the event on each CPU: the highest that any of its handlers asked for. Only for sampling by frequency.",
+    (e) => (e.labels.sampling === "frequency" ? e.frequencyHz : undefined),
+  ),
+  perEvent(
+    "nmid_event_period",
+    "Occurrences of the event (nanoseconds for clocks) from one sample to the next: the shortest that any of its handlers asked for. Only for sampling by period.",
+    (e) => (e.labels.sampling === "period" ? e.period : undefined),
+  ),
+  perEvent(
+    "nmid_event_multiplexing_ratio",
+    "Share of its enabled time in which the event was on the PMU. Below 1: more events than hardware counters, samples cover only that share. 0: it cannot be scheduled at all, something else (the NMI watchdog, another profiler) holds the counters.",
+    (e) => (e.timeEnabledSeconds > 0 ? e.timeRunningSeconds / e.timeEnabledSeconds : undefined),
+  ),
+
+  {
+    name: "nmid_handlers",
+    help: "Handlers by state. DRAINING for long: a removal waits for a dispatcher or for its stream to take what is queued.",
+    labelNames: ["state"],
+    values: ({ snapshot }) =>
+      HANDLER_STATES.map((state) => ({
+        labels: { state },
+        value: snapshot.handlers.filter((handler) => handler.state === state).length,
+      })),
+  },
+  total(
+    "nmid_handler_table_capacity",
+    "Slots of the handler table. When the sum of nmid_handlers comes near, registrations fail with RESOURCE_EXHAUSTED: raise --capacity.",
+    (s) => s.capacity,
+  ),
+  perHandler(
+    "nmid_handler_queue_bytes",
+    "Bytes that wait for the handler's stream. Near nmid_handler_queue_max_bytes: the consumer is about to lose samples.",
+    (h) => h.queueBytes,
+  ),
+  perHandler("nmid_handler_queue_max_bytes", "Bound of the handler's queue.", (h) => h.queueMaxBytes),
+  perHandler(
+    "nmid_handler_longest_dispatch_seconds",
+    "Longest time that offering one batch to the handler took. It delays the handlers behind it in the table: look for filters that match very much.",
+    (h) => h.longestDispatchNs / 1e9,
+  ),
+  perHandler(
+    "nmid_handler_subscribed",
+    'Whether the handler has a stream (for handler="other": how many have one). 0: it is removed when its lease runs out.',
+    (h) => h.subscribed,
+  ),
+
+  {
+    name: "nmid_source_info",
+    help: "Where samples come from. Always 1; kind is perf (this machine's kernel), replay (a recording) or synthetic (a load generator).",
+    labelNames: ["kind", "description", "clock", "default_event"],
+    values: ({ snapshot: { source } }) => [
+      {
+        labels: {
+          kind: source.kind,
+          description: source.description,
+          clock: source.clock,
+          default_event: source.defaultEvent,
+        },
+        value: 1,
+      },
+    ],
+  },
+  total(
+    "nmid_source_fallback",
+    "1: THESE SAMPLES ARE NOT OF THIS MACHINE. The kernel refused live sampling and the daemon replays a shipped recording instead; nmictl status and the log name the missing setting or capability. Alert on it.",
+    (s) => (s.source.fallback ? 1 : 0),
+  ),
+  {
+    name: "nmid_build_info",
+    help: "Version of nmid and of the Node.js that runs it. Always 1.",
+    labelNames: ["version", "node"],
+    values: ({ snapshot }) => [{ labels: { version: snapshot.version, node: process.version }, value: 1 }],
+  },
+  total(
+    "nmid_uptime_seconds",
+    "Seconds since the daemon started. Falls when it restarted: all handlers had to register again.",
+    (s) => s.uptimeSeconds,
+  ),
+];
+
+export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
+  {
+    name: "nmid_dispatch_latency_seconds",
+    help: "Age of samples by stage. ring_to_dispatch: from the interrupt to the dispatch; grows when dispatchers lack CPU or rings are drained late (a consumer's flush interval sets how late). dispatch_to_stream: from there to the gRPC stream; grows when the main thread is busy or consumers read slowly. ring_to_dispatch stays empty where the source's clock is not this machine's.",
+    labelNames: ["stage"],
+    values: ({ snapshot }) => [
+      { labels: { stage: "ring_to_dispatch" }, value: snapshot.ringToDispatch },
+      { labels: { stage: "dispatch_to_stream" }, value: snapshot.dispatchToStream },
+    ],
+  },
+  total(
+    "nmid_removal_wait_seconds",
+    "Time that removals of handlers waited for dispatchers to leave them. Bounded by the longest dispatch; seconds mean a dispatcher that does not get CPU.",
+    (s) => s.removalWait,
+  ),
+];

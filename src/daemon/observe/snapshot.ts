@@ -1,0 +1,101 @@
+/**
+ * What the daemon shows of itself, as one value: GetStatus, ListHandlers and the metrics are all derived from it.
+ * Taken on the main thread from counters in shared memory; nothing here touches the path of a sample.
+ */
+import type { SourceKind } from "../../pmu/source.js";
+
+/** Cumulative counts per bucket (not cumulated over buckets) with inclusive upper bounds in seconds; the last is +Inf. */
+export interface HistogramSnapshot {
+  /** Upper bounds of all buckets but the last. */
+  readonly bounds: readonly number[];
+  /** bounds.length + 1 counts. */
+  readonly counts: readonly number[];
+  readonly sum: number;
+}
+
+export interface EventSnapshot {
+  readonly name: string;
+  /** One of the two, both 0 where the source sends every sample. */
+  readonly frequencyHz: number;
+  readonly period: number;
+  readonly handlers: number;
+  /** Drained from the rings. */
+  readonly samples: number;
+  /** Drained, and matched by no handler. */
+  readonly unclaimed: number;
+  readonly kernelLost: number;
+  readonly throttled: number;
+  readonly unthrottled: number;
+  readonly timeEnabledSeconds: number;
+  readonly timeRunningSeconds: number;
+}
+
+export interface DispatcherSnapshot {
+  readonly index: number;
+  readonly cpus: readonly number[];
+  readonly wakeups: number;
+  readonly drains: number;
+  readonly samples: number;
+  readonly corruptBytes: number;
+}
+
+export interface LossSnapshot {
+  /** LossReason's name in proto/nmi.proto. */
+  readonly reason: string;
+  readonly count: number;
+}
+
+export interface HandlerSnapshot {
+  readonly handlerId: number;
+  readonly name: string;
+  readonly state: "CLAIMED" | "ACTIVE" | "DRAINING";
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly losses: readonly LossSnapshot[];
+  readonly queueBytes: number;
+  readonly queueMaxBytes: number;
+  readonly subscribed: boolean;
+  readonly leaseRemainingMs: number;
+  readonly dispatches: number;
+  readonly longestDispatchNs: number;
+}
+
+export interface Snapshot {
+  readonly version: string;
+  readonly source: {
+    readonly kind: SourceKind;
+    readonly description: string;
+    readonly clock: string;
+    readonly defaultEvent: string;
+    /** The source stands in for a kernel that refused; `reason` says what is missing. */
+    readonly fallback: boolean;
+    readonly reason: string;
+  };
+  readonly uptimeSeconds: number;
+  readonly capacity: number;
+  readonly dispatchers: readonly DispatcherSnapshot[];
+  /** Events armed now. */
+  readonly events: readonly EventSnapshot[];
+  readonly handlers: readonly HandlerSnapshot[];
+  /** Since the daemon's start, handlers and events that are gone included. */
+  readonly totals: {
+    readonly samples: number;
+    readonly unclaimed: number;
+    readonly kernelLost: number;
+    readonly throttled: number;
+    readonly matched: number;
+    readonly delivered: number;
+    readonly lost: number;
+    /** By reason, all reasons of the closed list, zeroes included. */
+    readonly losses: readonly LossSnapshot[];
+    readonly registrations: number;
+    readonly removals: number;
+  };
+  /** From a sample's own time to its dispatch. Empty where the source's clock is not this machine's. */
+  readonly ringToDispatch: HistogramSnapshot;
+  /** From dispatch to the write on the gRPC stream, per sample. */
+  readonly dispatchToStream: HistogramSnapshot;
+  /** How long removals waited for dispatchers to leave the handler. */
+  readonly removalWait: HistogramSnapshot;
+}

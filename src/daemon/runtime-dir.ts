@@ -1,0 +1,98 @@
+/**
+ * The runtime directory: one daemon at a time, and the handler table's file. The table has to be on tmpfs: on a disk,
+ * write-back protects its pages again and again, and a dispatcher's store would wait for the file system.
+ */
+import {
+  chmodSync,
+  closeSync,
+  ftruncateSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  statfsSync,
+  symlinkSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { mapShared, tryLock, unmap } from "../pmu/ffi.js";
+
+export class RuntimeDirError extends Error {
+  override readonly name = "RuntimeDirError";
+}
+
+const TMPFS_MAGIC = 0x01021994;
+const RAMFS_MAGIC = 0x858458f6;
+const SHARED_MEMORY_DIR = "/dev/shm";
+const TABLE_FILE = "handlers.table";
+const LOCK_FILE = "nmid.lock";
+
+export interface TableFile {
+  readonly address: bigint;
+  readonly path: string;
+  /** Unmaps and removes the file. Idempotent. */
+  close(): void;
+}
+
+export class RuntimeDir {
+  readonly path: string;
+  readonly #lockFd: number;
+
+  /** Creates the directory where it is missing, and holds it until close. Throws RuntimeDirError when another daemon does. */
+  constructor(path: string) {
+    this.path = path;
+    mkdirSync(path, { recursive: true, mode: 0o755 });
+    const { uid } = lstatSync(path);
+    if (uid !== process.getuid?.() && uid !== 0) {
+      throw new RuntimeDirError(
+        `${path} belongs to uid ${uid}: somebody else could replace the files in it. Choose another --runtime-dir.`,
+      );
+    }
+    const lockPath = join(path, LOCK_FILE);
+    this.#lockFd = openSync(lockPath, "a", 0o644);
+    if (!tryLock(this.#lockFd)) {
+      closeSync(this.#lockFd);
+      throw new RuntimeDirError(
+        `another nmid runs with ${path} (it holds ${lockPath}): stop it, or give this one its own --runtime-dir, --listen and --metrics.`,
+      );
+    }
+  }
+
+  /** A zeroed file of `bytes` on tmpfs, mapped; what an earlier daemon left is replaced. */
+  createTable(bytes: number): TableFile {
+    const path = join(this.path, TABLE_FILE);
+    rmSync(path, { force: true });
+    const home = onMemory(this.path) ? null : mkdtempSync(join(SHARED_MEMORY_DIR, "nmid-"));
+    const file = home === null ? path : join(home, TABLE_FILE);
+    if (home !== null) {
+      chmodSync(home, 0o755);
+      symlinkSync(file, path);
+    }
+    // wx: never through a link that somebody has put there meanwhile. Readable by all: it holds names and counts.
+    const fd = openSync(file, "wx+", 0o644);
+    ftruncateSync(fd, bytes);
+    const address = mapShared(fd, bytes);
+    closeSync(fd);
+    let closed = false;
+    return {
+      address,
+      path,
+      close: () => {
+        if (closed) return;
+        closed = true;
+        unmap(address, bytes);
+        rmSync(path, { force: true });
+        if (home !== null) rmSync(home, { recursive: true, force: true });
+      },
+    };
+  }
+
+  close(): void {
+    closeSync(this.#lockFd);
+  }
+}
+
+function onMemory(path: string): boolean {
+  const { type } = statfsSync(dirname(join(path, "x")));
+  return type === TMPFS_MAGIC || type === RAMFS_MAGIC;
+}
