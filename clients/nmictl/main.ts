@@ -1,0 +1,169 @@
+#!/usr/bin/env node
+/** The command line of nmid. Answers go to standard output, everything about the run to standard error. */
+import { dirname } from "node:path";
+import { Command, CommanderError, Option } from "commander";
+import { type BrokerClient, connect, NmiError } from "../typescript/index.js";
+import * as commands from "./commands.js";
+import {
+  collectCpus,
+  collectTexts,
+  collectUints,
+  defaultAddress,
+  type GlobalOptions,
+  parseHandlerId,
+  parsePositive,
+  parsePositiveUint32,
+  parseSeconds,
+  parseUint,
+} from "./options.js";
+import { Output, printable } from "./output.js";
+import { type SubscribeOptions, subscribe } from "./subscribe.js";
+import { table } from "./table.js";
+
+const EXIT_SIGINT = 130;
+
+const output = new Output(process.stdout);
+const program = new Command("nmictl");
+
+function note(line: string): void {
+  process.stderr.write(`nmictl: ${printable(line)}\n`);
+}
+
+/** Runs `use` with a client of the daemon that the options name. */
+async function withClient<T>(use: (client: BrokerClient, options: GlobalOptions) => Promise<T>): Promise<T> {
+  const options = program.opts<GlobalOptions>();
+  using client = connect(options.address);
+  return await use(client, options);
+}
+
+/** Aborts with the first SIGINT or SIGTERM; the second ends the process at once. */
+function stopSignal(): AbortSignal {
+  const stop = new AbortController();
+  const onSignal = () => {
+    if (stop.signal.aborted) process.exit(EXIT_SIGINT);
+    stop.abort();
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+  return stop.signal;
+}
+
+function defineProgram(): void {
+  program
+    .description("Talks to nmid, which shares the samples of performance counters among its clients.")
+    .option("--address <address>", "unix:PATH or HOST:PORT of the daemon", defaultAddress())
+    .option("--json", "one JSON object a line, for programs; integers that may be above 2^53 are strings", false)
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "nmictl: ")) })
+    .exitOverride();
+
+  program
+    .command("status")
+    .description("what the daemon is doing")
+    .action(() => withClient((client, { json }) => commands.status(client, output, json)));
+
+  program
+    .command("events")
+    .description("what can be counted and sampled here, and why not where it cannot")
+    .argument("[pattern]", "part of a name, or a whole one with * for anything")
+    .action((pattern?: string) => withClient((client, { json }) => commands.events(client, output, json, pattern)));
+
+  program
+    .command("handlers")
+    .description("the registered handlers")
+    .action(() => withClient((client, { json }) => commands.handlers(client, output, json)));
+
+  program
+    .command("watch")
+    .description("the handlers, then a line for each change")
+    .action(() =>
+      withClient((client, { json }) =>
+        commands.watch(client, output, json, AbortSignal.any([stopSignal(), output.gone])),
+      ),
+    );
+
+  program
+    .command("deregister")
+    .description("remove a handler and print its final books")
+    .argument("<id>", "as `nmictl handlers` shows it", parseHandlerId)
+    .option("--timeout <ms>", "how long the removal may wait", parseUint)
+    .option("--discard", "count what is queued as lost instead of sending it")
+    .action((id: number, options: { timeout?: number; discard?: true }) =>
+      withClient((client, { json }) => commands.deregister(client, output, json, id, options)),
+    );
+
+  program
+    .command("table")
+    .description("the handler table as its file shows it, without the daemon's help")
+    .option("--runtime-dir <dir>", "the daemon's runtime directory (default: where its Unix socket is)")
+    .option("--all", "free slots too", false)
+    .action(({ runtimeDir, all }: { runtimeDir?: string; all: boolean }) => {
+      const { address, json } = program.opts<GlobalOptions>();
+      const socket = address.startsWith("unix:") ? address : defaultAddress({});
+      return table(output, json, runtimeDir ?? dirname(socket.slice("unix:".length)), all);
+    });
+
+  defineSubscribe();
+}
+
+function defineSubscribe(): void {
+  program
+    .command("subscribe")
+    .description("register a handler, print its samples, and its books at the end")
+    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .addOption(
+      new Option("-F, --frequency <hz>", "samples a second, of each event")
+        .argParser(parsePositiveUint32)
+        .conflicts("period"),
+    )
+    .option("-c, --period <n>", "a sample each N events", parsePositive)
+    .option("-p, --pid <pids>", "only these processes; may be repeated", collectUints)
+    .option("-C, --cpu <list>", "only these CPUs, such as 0-3,8", collectCpus)
+    .option("-u, --uid <uids>", "only processes of these users; may be repeated", collectUints)
+    .option("--cgroup <path>", "only processes in this cgroup; may be repeated", collectTexts)
+    .option("--exclude-user", "no samples from user space")
+    .option("--exclude-kernel", "no samples from the kernel")
+    .option("-g, --call-graph", "with callchains")
+    .option("--name <name>", "of the handler (default: nmictl-PID)")
+    .option("--duration <seconds>", "stop after this time", parseSeconds)
+    .option("--count <n>", "stop after this many samples", parsePositive)
+    .option("--max-bytes <n>", "bound of the daemon's queue for the handler", parsePositive)
+    .addOption(
+      new Option("--overflow <policy>", "when the queue is full").choices(["drop-newest", "drop-oldest", "disconnect"]),
+    )
+    .option("--flush-interval <ms>", "the longest a sample waits for company", parseUint)
+    .option("--lease <ms>", "how long the handler outlives its stream", parsePositiveUint32)
+    .option("--quiet", "only the books")
+    .action((options: SubscribeOptions) =>
+      withClient(async (client, { address, json }) => {
+        const local = address.startsWith("unix:");
+        process.exitCode = await subscribe(client, options, { output, note, json, local, signal: stopSignal() });
+      }),
+    );
+}
+
+/** The failure in one line, with what to do about it where that is known. */
+function explain(error: unknown): string {
+  const { address } = program.opts<GlobalOptions>();
+  if (!(error instanceof Error)) return String(error);
+  if (error instanceof NmiError && error.code === "UNAVAILABLE") {
+    return `no daemon answers at ${address}: start it with \`npm start\`, or check --address (${error.message.replace(/\s*Resolution note:\s*$/, "")})`;
+  }
+  if (error instanceof NmiError && error.code === "DEADLINE_EXCEEDED") {
+    return `${error.message}; \`nmictl table\` shows the handlers of a daemon that does not answer`;
+  }
+  return error.message;
+}
+
+try {
+  defineProgram();
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    process.exitCode = error.exitCode;
+  } else {
+    note(explain(error).replace(/\s*\n\s*/g, "; "));
+    process.exitCode = 1;
+  }
+}
+// The connection to a daemon that has stopped answering would keep this process running.
+await new Promise((resolve) => process.stdout.write("", resolve));
+process.exit();

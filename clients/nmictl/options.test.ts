@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { InvalidArgumentError } from "commander";
+import { collectCpus, collectUints, defaultAddress, parseSeconds, parseUint } from "./options.js";
+
+test("the default address follows the environment and the user", () => {
+  const xdg = { XDG_RUNTIME_DIR: "/run/user/7" };
+  assert.equal(defaultAddress({ ...xdg, NMID_ADDRESS: "a:1" }, 0), "a:1");
+  assert.equal(defaultAddress(xdg, 0), "unix:/run/nmid/nmid.sock");
+  assert.equal(defaultAddress(xdg, 7), "unix:/run/user/7/nmid/nmid.sock");
+  assert.equal(defaultAddress({}, 7), "unix:/run/nmid/nmid.sock");
+});
+
+test("lists", () => {
+  assert.deepEqual(collectUints("1, 2", [9]), [9, 1, 2]);
+  assert.deepEqual(collectCpus("0-2,8", [5]), [5, 0, 1, 2, 8]);
+  for (const text of ["", "1,", "-1", "1.5", "4294967296", "x"]) {
+    assert.throws(() => collectUints(text), InvalidArgumentError, text);
+  }
+  for (const text of ["", "2-1", "1-", "-", "0-1-2", "0-4294967295"]) {
+    assert.throws(() => collectCpus(text), InvalidArgumentError, text);
+  }
+});
+
+test("numbers", () => {
+  assert.equal(parseUint("0"), 0);
+  assert.equal(parseSeconds(".5"), 0.5);
+  for (const text of ["", "0", "-1", "1s", "Infinity", "1e3", "2147484"]) {
+    assert.throws(() => parseSeconds(text), InvalidArgumentError, text);
+  }
+});

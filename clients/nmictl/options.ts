@@ -1,0 +1,74 @@
+/** Parsers of option values, and the defaults that depend on who runs the command. */
+import { InvalidArgumentError } from "commander";
+
+const UINT32_MAX = 0xffff_ffff;
+// Beyond this a CPU list is a typing error, and expanding it would take memory for nothing.
+const CPU_MAX = 65_535;
+// Node's timers fire at once beyond 2^31 - 1 ms.
+const SECONDS_MAX = 2_147_483;
+
+export interface GlobalOptions {
+  readonly address: string;
+  readonly json: boolean;
+}
+
+/** Where nmid listens unless told otherwise. */
+export function defaultAddress(
+  env: NodeJS.ProcessEnv = process.env,
+  uid: number | undefined = process.getuid?.(),
+): string {
+  if (env.NMID_ADDRESS) return env.NMID_ADDRESS;
+  if (uid !== 0 && env.XDG_RUNTIME_DIR) return `unix:${env.XDG_RUNTIME_DIR}/nmid/nmid.sock`;
+  return "unix:/run/nmid/nmid.sock";
+}
+
+export function parseUint(text: string, max = UINT32_MAX): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value > max) throw new InvalidArgumentError(`Not an integer from 0 to ${max}.`);
+  return value;
+}
+
+export function parsePositive(text: string): number {
+  const value = parseUint(text, Number.MAX_SAFE_INTEGER);
+  if (value === 0) throw new InvalidArgumentError("Not above 0.");
+  return value;
+}
+
+export function parsePositiveUint32(text: string): number {
+  const value = parseUint(text);
+  if (value === 0) throw new InvalidArgumentError("Not above 0.");
+  return value;
+}
+
+export function parseSeconds(text: string): number {
+  const value = Number(text);
+  if (!/^\d*\.?\d+$/.test(text) || value <= 0 || value > SECONDS_MAX) {
+    throw new InvalidArgumentError(`Not a number of seconds above 0 and up to ${SECONDS_MAX}.`);
+  }
+  return value;
+}
+
+/** A handler id as `nmictl handlers` prints it. */
+export function parseHandlerId(text: string): number {
+  return parseUint(text, Number.MAX_SAFE_INTEGER);
+}
+
+/** "1,2" appended to what earlier uses of the option gave. */
+export function collectUints(text: string, earlier: readonly number[] = []): readonly number[] {
+  return [...earlier, ...text.split(",").map((item) => parseUint(item.trim()))];
+}
+
+export function collectTexts(text: string, earlier: readonly string[] = []): readonly string[] {
+  return [...earlier, text];
+}
+
+/** The kernel's list format, "0-3,8", appended to what earlier uses of the option gave. */
+export function collectCpus(text: string, earlier: readonly number[] = []): readonly number[] {
+  const cpus = [...earlier];
+  for (const range of text.split(",")) {
+    const [first, last = first] = range.split("-").map((end) => parseUint(end.trim(), CPU_MAX));
+    if (range.split("-").length > 2 || last < first) throw new InvalidArgumentError(`"${range}" is no range of CPUs.`);
+    for (let cpu = first; cpu <= last; cpu++) cpus.push(cpu);
+  }
+  return cpus;
+}

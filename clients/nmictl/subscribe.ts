@@ -1,0 +1,218 @@
+/** `nmictl subscribe`: registers a handler, prints what it is given, removes it again and shows its books. */
+import type {
+  BrokerClient,
+  DeregisterResponse,
+  End,
+  EventSpec,
+  Loss,
+  LossCount,
+  LossReason,
+  Overflow,
+  RegisterRequest,
+  Started,
+} from "../typescript/index.js";
+import { RpcError } from "../typescript/index.js";
+import { formatLosses, formatRate, type Output, printable } from "./output.js";
+import { formatSamples, formatSamplesJson, ProcessNames } from "./samples.js";
+
+export interface SubscribeOptions {
+  readonly event?: readonly string[];
+  readonly frequency?: number;
+  readonly period?: number;
+  readonly pid?: readonly number[];
+  readonly cpu?: readonly number[];
+  readonly uid?: readonly number[];
+  readonly cgroup?: readonly string[];
+  readonly excludeUser?: true;
+  readonly excludeKernel?: true;
+  readonly callGraph?: true;
+  readonly name?: string;
+  /** Seconds. */
+  readonly duration?: number;
+  /** Samples. */
+  readonly count?: number;
+  readonly maxBytes?: number;
+  readonly overflow?: "drop-newest" | "drop-oldest" | "disconnect";
+  readonly flushInterval?: number;
+  readonly lease?: number;
+  readonly quiet?: true;
+}
+
+export interface SubscribeContext {
+  readonly output: Output;
+  /** Takes one line about the run; losses and books go here. */
+  readonly note: (line: string) => void;
+  readonly json: boolean;
+  /** Whether the daemon's pids are this machine's. */
+  readonly local: boolean;
+  /** Aborts when the user wants to stop. */
+  readonly signal: AbortSignal;
+}
+
+const OVERFLOWS: Readonly<Record<NonNullable<SubscribeOptions["overflow"]>, Overflow>> = {
+  "drop-newest": "DROP_NEWEST",
+  "drop-oldest": "DROP_OLDEST",
+  disconnect: "DISCONNECT",
+};
+
+/** Resolves with the process's exit code when the stream has ended and the books are shown. Throws RpcError. */
+export async function subscribe(
+  client: BrokerClient,
+  options: SubscribeOptions,
+  context: SubscribeContext,
+): Promise<number> {
+  const { handlerId } = await client.register(registerRequest(options));
+  return new Subscription(client, handlerId, options, context).run();
+}
+
+/** What `options` ask the daemon for. */
+export function registerRequest(options: SubscribeOptions): RegisterRequest {
+  const rate = { frequencyHz: options.frequency, period: options.period };
+  const events: EventSpec[] = (options.event ?? [""]).map((event) => ({ event, ...rate }));
+  return {
+    name: options.name ?? `nmictl-${process.pid}`,
+    events,
+    filter: {
+      pids: options.pid,
+      cpus: options.cpu,
+      uids: options.uid,
+      cgroups: options.cgroup,
+      excludeUser: options.excludeUser,
+      excludeKernel: options.excludeKernel,
+    },
+    fields: options.callGraph ? ["CALLCHAIN"] : [],
+    queue: {
+      maxBytes: options.maxBytes,
+      overflow: options.overflow && OVERFLOWS[options.overflow],
+      flushIntervalMs: options.flushInterval,
+    },
+    leaseMs: options.lease,
+  };
+}
+
+class Subscription {
+  readonly #client: BrokerClient;
+  readonly #handlerId: number;
+  readonly #options: SubscribeOptions;
+  readonly #context: SubscribeContext;
+  readonly #losses = new Map<LossReason, number>();
+  // Breaks the stream when the removal has failed: no `end` can be expected then.
+  readonly #abandon = new AbortController();
+  #received = 0;
+  #started: Started | undefined;
+  #end: End | undefined;
+  #names: ProcessNames | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #removal: Promise<DeregisterResponse | undefined> | undefined;
+
+  constructor(client: BrokerClient, handlerId: number, options: SubscribeOptions, context: SubscribeContext) {
+    this.#client = client;
+    this.#handlerId = handlerId;
+    this.#options = options;
+    this.#context = context;
+  }
+
+  async run(): Promise<number> {
+    const { signal, output } = this.#context;
+    // Nobody is left to print for when the output has gone: what is queued need not be sent then.
+    const stop = () => this.#remove(output.gone.aborted);
+    signal.addEventListener("abort", stop, { once: true });
+    output.gone.addEventListener("abort", stop, { once: true });
+    try {
+      if (signal.aborted || output.gone.aborted) stop();
+      await this.#read(stop);
+    } catch (error) {
+      this.#remove(true);
+      const removed = await this.#removal;
+      // Stopped before the stream had begun, there is no handler left to stream from.
+      if (!(removed && error instanceof RpcError && error.code === "NOT_FOUND")) throw error;
+      await this.#showBooks(removed);
+      return 0;
+    } finally {
+      clearTimeout(this.#timer);
+      signal.removeEventListener("abort", stop);
+      output.gone.removeEventListener("abort", stop);
+    }
+    await this.#showBooks(await this.#removal);
+    return this.#end === undefined || this.#end.reason === "OVERFLOWED" ? 1 : 0;
+  }
+
+  async #read(stop: () => void): Promise<void> {
+    for await (const delivery of this.#client.subscribe(this.#handlerId, { signal: this.#abandon.signal })) {
+      switch (delivery.kind) {
+        case "started":
+          await this.#begin(delivery);
+          if (this.#options.duration) this.#timer = setTimeout(stop, this.#options.duration * 1000);
+          break;
+        case "samples":
+          await this.#print(delivery);
+          if (this.#options.count !== undefined && this.#received >= this.#options.count) stop();
+          break;
+        case "loss":
+          await this.#noteLoss(delivery);
+          break;
+        case "end":
+          this.#end = delivery;
+          if (this.#verbose && this.#context.json) await this.#context.output.writeJson(delivery);
+          break;
+      }
+    }
+  }
+
+  get #verbose(): boolean {
+    return !this.#options.quiet;
+  }
+
+  /** Starts the removal, once; the stream goes on until `end`. */
+  #remove(discard: boolean): void {
+    this.#removal ??= this.#client.deregister(this.#handlerId, { discard }).catch((error: unknown) => {
+      // Somebody else, or the end of the source, was faster: the stream has its `end` all the same.
+      if (!(error instanceof RpcError && error.code === "NOT_FOUND")) this.#abandon.abort(error);
+      return undefined;
+    });
+  }
+
+  async #begin(started: Started): Promise<void> {
+    this.#started = started;
+    if (this.#context.local && started.source !== "replay") this.#names = new ProcessNames();
+    if (!this.#verbose) return;
+    if (this.#context.json) return this.#context.output.writeJson(started);
+    const events = started.events.map((event) => `${event.name}${formatRate(event)}`).join(", ");
+    const standIn = started.fallback ? ", A STAND-IN for the kernel's samples: see nmictl status" : "";
+    this.#context.note(`handler ${this.#handlerId} gets ${events} from ${started.source}${standIn}`);
+  }
+
+  async #print(batch: Parameters<typeof formatSamples>[0]): Promise<void> {
+    const wanted = Math.min(batch.length, (this.#options.count ?? Number.POSITIVE_INFINITY) - this.#received);
+    this.#received += batch.length;
+    if (!this.#verbose || wanted <= 0) return;
+    const format = this.#context.json ? formatSamplesJson : formatSamples;
+    await this.#context.output.write(format(batch, this.#started?.events[batch.eventIndex], this.#names, wanted));
+  }
+
+  async #noteLoss(loss: Loss): Promise<void> {
+    this.#losses.set(loss.reason, (this.#losses.get(loss.reason) ?? 0) + loss.count);
+    if (!this.#verbose) return;
+    const event = this.#started?.events[loss.eventIndex]?.name ?? `event ${loss.eventIndex}`;
+    this.#context.note(`lost ${loss.count} samples of ${printable(event)}: ${loss.reason}`);
+    if (this.#context.json) await this.#context.output.writeJson(loss);
+  }
+
+  async #showBooks(removal: DeregisterResponse | undefined): Promise<void> {
+    // A handler that ended without our removal has its losses by reason in the stream alone.
+    const { matched, delivered, lost } = removal ?? this.#end ?? { matched: 0, delivered: 0, lost: 0 };
+    const kernel = this.#losses.get("KERNEL") ?? 0;
+    const told: readonly LossCount[] = [...this.#losses].map(([reason, count]) => ({ reason, count }));
+    const losses = (removal?.losses ?? told).filter(({ reason, count }) => reason !== "KERNEL" && count > 0);
+    const reason = this.#end?.reason ?? "no end received";
+    const byReason = formatLosses(losses);
+    this.#context.note(
+      `matched ${matched}, delivered ${delivered}, lost ${lost}${byReason && ` (${byReason})`}, ` +
+        `received ${this.#received}${kernel > 0 ? `, lost by the kernel for all ${kernel}` : ""}: ${reason}`,
+    );
+    if (this.#context.json) {
+      const books = { kind: "books", handlerId: this.#handlerId, matched, delivered, lost, losses };
+      await this.#context.output.writeJson({ ...books, kernelLost: kernel, received: this.#received, reason });
+    }
+  }
+}

@@ -1,0 +1,10 @@
+/** Client library of nmid: `connect(address)`, then `register` and `subscribe`. */
+export {
+  type BrokerClient,
+  type ConnectOptions,
+  connect,
+  type DeregisterOptions,
+  type StreamOptions,
+} from "./client.js";
+export { MalformedMessageError, NmiError, RpcError } from "./errors.js";
+export type * from "./messages.js";

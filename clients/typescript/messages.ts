@@ -1,0 +1,264 @@
+/**
+ * The messages of proto/nmi.proto as this library gives and takes them: names in camelCase, enums as their names.
+ * 64-bit integers are numbers, exact up to 2^53, except where a field's type says bigint.
+ */
+
+export interface ListEventsResponse {
+  readonly events: readonly EventInfo[];
+  readonly pmus: readonly Pmu[];
+  readonly defaultEvent: string;
+}
+
+export interface EventInfo {
+  readonly name: string;
+  readonly type: number;
+  readonly config: bigint;
+  readonly description: string;
+  readonly canSample: boolean;
+  /** Why it cannot be sampled here; empty when it can. */
+  readonly reason: string;
+  readonly aliases: readonly string[];
+  readonly group: string;
+}
+
+export interface Pmu {
+  readonly name: string;
+  readonly type: number;
+  readonly cpus: string;
+}
+
+export interface EventSpec {
+  /** perf's syntax; left out or empty means the daemon's default event. */
+  readonly event?: string;
+  /** At most one of the two. */
+  readonly frequencyHz?: number;
+  readonly period?: number;
+}
+
+export interface Filter {
+  readonly pids: readonly number[];
+  readonly cpus: readonly number[];
+  readonly uids: readonly number[];
+  readonly cgroups: readonly string[];
+  readonly excludeUser: boolean;
+  readonly excludeKernel: boolean;
+}
+
+export type Field =
+  | "CALLCHAIN"
+  | "BRANCH_STACK"
+  | "ADDR"
+  | "WEIGHT"
+  | "DATA_SRC"
+  | "CGROUP"
+  | "RAW"
+  | "REGS_USER"
+  | "STACK_USER"
+  | "AUX";
+
+export type Overflow = "DROP_NEWEST" | "DROP_OLDEST" | "DISCONNECT";
+
+export interface RegisterRequest {
+  readonly name: string;
+  readonly events: readonly EventSpec[];
+  readonly filter?: Partial<Filter>;
+  readonly fields?: readonly Field[];
+  readonly queue?: {
+    readonly maxBytes?: number;
+    readonly overflow?: Overflow;
+    /** 0 sends each sample at once; left out means the daemon's default. */
+    readonly flushIntervalMs?: number;
+  };
+  readonly leaseMs?: number;
+}
+
+export interface ResolvedEvent {
+  readonly name: string;
+  readonly type: number;
+  readonly config: bigint;
+  /** One of the two; both 0 means every sample. */
+  readonly frequencyHz: number;
+  readonly period: number;
+  readonly periodUnit: string;
+}
+
+export interface RegisterResponse {
+  readonly handlerId: number;
+  readonly events: readonly ResolvedEvent[];
+  readonly leaseMs: number;
+  readonly queueMaxBytes: number;
+  readonly flushIntervalMs: number;
+}
+
+/** The columns of one event's samples: element i of every column belongs to sample i. */
+export interface SampleBatch {
+  readonly kind: "samples";
+  /** Index into Started.events. */
+  readonly eventIndex: number;
+  /** Number, within the handler, of the first sample. */
+  readonly sequence: number;
+  /** Samples in the batch. A column that the daemon left out is empty, every other is this long. */
+  readonly length: number;
+  /** Nanoseconds of Started.clock. */
+  readonly time: BigUint64Array;
+  readonly ip: BigUint64Array;
+  readonly pid: Uint32Array;
+  readonly tid: Uint32Array;
+  readonly cpu: Uint32Array;
+  /** The weight, in ResolvedEvent.periodUnit. */
+  readonly period: BigUint64Array;
+  /** All callchains, end to end: callchainLength[i] addresses for sample i. */
+  readonly callchain: BigUint64Array;
+  readonly callchainLength: Uint32Array;
+}
+
+export interface Started {
+  readonly kind: "started";
+  readonly handlerId: number;
+  readonly events: readonly ResolvedEvent[];
+  readonly nextSequence: number;
+  readonly resumed: boolean;
+  readonly clock: string;
+  readonly source: string;
+  readonly fallback: boolean;
+}
+
+export type LossReason =
+  | "QUEUE_FULL"
+  | "QUEUE_DROPPED_OLDEST"
+  | "STREAM_BROKEN"
+  | "DISCARDED"
+  | "LEASE_EXPIRED"
+  | "DISCONNECTED"
+  | "SHUTDOWN"
+  | "KERNEL";
+
+export interface Loss {
+  readonly kind: "loss";
+  readonly count: number;
+  readonly reason: LossReason;
+  /** 0n when unknown. */
+  readonly firstTime: bigint;
+  readonly lastTime: bigint;
+  readonly eventIndex: number;
+  readonly period: number;
+}
+
+export interface EventBooks {
+  readonly eventIndex: number;
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly periodDelivered: bigint;
+  readonly periodLost: bigint;
+  readonly periodCarried: bigint;
+}
+
+export interface End {
+  readonly kind: "end";
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly reason: "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
+  readonly events: readonly EventBooks[];
+}
+
+export type Delivery = Started | SampleBatch | Loss | End;
+
+export interface LossCount {
+  readonly reason: LossReason;
+  readonly count: number;
+}
+
+export interface DeregisterResponse {
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly waitedNs: number;
+  readonly lastSequence: number;
+  readonly events: readonly EventBooks[];
+  readonly losses: readonly LossCount[];
+}
+
+export interface Handler {
+  readonly handlerId: number;
+  readonly name: string;
+  readonly state: "CLAIMED" | "ACTIVE" | "DRAINING";
+  readonly events: readonly ResolvedEvent[];
+  readonly filter: Filter | null;
+  readonly matched: number;
+  readonly delivered: number;
+  readonly lost: number;
+  readonly losses: readonly LossCount[];
+  readonly queueBytes: number;
+  readonly queueMaxBytes: number;
+  readonly subscribed: boolean;
+  /** 0 while subscribed. */
+  readonly leaseRemainingMs: number;
+  readonly dispatches: number;
+  readonly longestDispatchNs: number;
+  readonly peer: string;
+  /** Seconds since the epoch. */
+  readonly registeredAt: number;
+}
+
+export interface ListHandlersResponse {
+  readonly handlers: readonly Handler[];
+}
+
+export interface HandlerChange {
+  readonly kind: "ADDED" | "CHANGED" | "REMOVED" | "SYNCHRONIZED";
+  /** null for SYNCHRONIZED. */
+  readonly handler: Handler | null;
+}
+
+export interface DispatcherStatus {
+  readonly index: number;
+  readonly cpus: readonly number[];
+  readonly wakeups: number;
+  readonly drains: number;
+  readonly samples: number;
+  readonly corruptBytes: number;
+}
+
+export interface ArmedEvent {
+  readonly name: string;
+  readonly frequencyHz: number;
+  readonly period: number;
+  readonly handlers: number;
+  readonly samples: number;
+  readonly unclaimed: number;
+  readonly kernelLost: number;
+  readonly throttled: number;
+  readonly unthrottled: number;
+  readonly timeEnabledSeconds: number;
+  readonly timeRunningSeconds: number;
+}
+
+export interface GetStatusResponse {
+  readonly version: string;
+  readonly source: string;
+  readonly fallback: boolean;
+  readonly sourceReason: string;
+  readonly uptimeSeconds: number;
+  readonly pid: number;
+  readonly listenAddresses: readonly string[];
+  readonly metricsAddress: string;
+  readonly runtimeDir: string;
+  readonly dispatchers: readonly DispatcherStatus[];
+  readonly events: readonly ArmedEvent[];
+  readonly totals: {
+    readonly samples: number;
+    readonly unclaimed: number;
+    readonly kernelLost: number;
+    readonly matched: number;
+    readonly delivered: number;
+    readonly lost: number;
+    readonly registrations: number;
+    readonly removals: number;
+  } | null;
+  readonly handlers: number;
+  readonly capacity: number;
+  readonly defaultEvent: string;
+  readonly clock: string;
+}
