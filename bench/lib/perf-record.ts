@@ -1,0 +1,67 @@
+/** `perf record`: what every profiler does today, its own events and its own interrupts. */
+import fs from "node:fs";
+import path from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import type { Consumption, Load } from "./load.js";
+import { type BenchProcess, startProcess } from "./processes.js";
+
+/**
+ * perf writes when a ring is half full, and 128 KiB is below half of its default ring's 512 KiB: a file that grew by
+ * this much holds samples.
+ */
+const GROWTH_BYTES = 128 * 1024;
+const POLL_MS = 50;
+const SAMPLING_TIMEOUT_MS = 60_000;
+
+/** `count` times `perf record -a` on `event`, writing below `directory`. */
+export function perfRecord(count: number, event: string, frequencyHz: number, directory: string): Load {
+  return {
+    name: count === 1 ? "one perf record" : `${count} perf record`,
+    start: async () => {
+      const runs = Array.from({ length: count }, (_, i) =>
+        startRun(event, frequencyHz, path.join(directory, `${i}.data`)),
+      );
+      return {
+        consumerPids: runs.map((run) => run.process.pid),
+        sampling: async () => {
+          await Promise.all(runs.map(growth));
+        },
+        stop: () => Promise.all(runs.map(stopRun)),
+      };
+    },
+  };
+}
+
+interface Run {
+  readonly process: BenchProcess;
+  readonly file: string;
+  readonly startedMs: number;
+}
+
+function startRun(event: string, frequencyHz: number, file: string): Run {
+  const args = ["record", "-e", event, "-F", String(frequencyHz), "-a", "-o", file];
+  return { process: startProcess("perf record", "perf", args), file, startedMs: performance.now() };
+}
+
+function sizeOf(file: string): number {
+  return fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+}
+
+async function growth({ process, file }: Run): Promise<void> {
+  // What it writes first describes the processes that run already.
+  const before = sizeOf(file);
+  const deadline = performance.now() + SAMPLING_TIMEOUT_MS;
+  while (sizeOf(file) < before + GROWTH_BYTES) {
+    if (performance.now() > deadline) throw new Error(`${process.name} (pid ${process.pid}) recorded nothing`);
+    await delay(POLL_MS);
+  }
+}
+
+async function stopRun({ process, file, startedMs }: Run): Promise<Consumption> {
+  const seconds = (performance.now() - startedMs) / 1000;
+  const stderr = await process.stop("SIGINT");
+  fs.rmSync(file, { force: true });
+  const samples = /\((\d+) samples\)/.exec(stderr)?.[1];
+  if (samples === undefined) throw new Error(`${process.name} did not say what it recorded: ${stderr}`);
+  return { consumer: process.name, received: Number(samples), seconds, perCpu: {} };
+}
