@@ -16,6 +16,7 @@ import type {
 
 const PROTO_FILE = fileURLToPath(new URL("../../../proto/nmi.proto", import.meta.url));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
+const FLOW_CONTROL_WINDOW_BYTES = 2 * 1024 * 1024;
 const TIMEOUT_MS_DEFAULT = 10_000;
 // The daemon's own default for a removal, which a caller that names none waits for, is below this.
 const REMOVAL_TIMEOUT_MS_DEFAULT = 60_000;
@@ -69,6 +70,8 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
   const client = new Client(grpcTarget(address), credentials.createInsecure(), {
     "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
+    // HTTP/2's own 64 KiB would stop the daemon several times within one message, and wake both sides for each.
+    "grpc-node.flow_control_window": FLOW_CONTROL_WINDOW_BYTES,
     // A Unix path is no authority, and Node's HTTP/2 resets streams that carry one.
     ...(address.startsWith("unix:") ? { "grpc.default_authority": "localhost" } : {}),
     // A profiler's daemon is never behind the web proxy that http_proxy names.

@@ -153,9 +153,12 @@ const BY_NAME: ReadonlyMap<string, GenericEvent> = EVENTS.reduce((map, event) =>
   return map;
 }, new Map<string, GenericEvent>());
 
+/** perf spells each cache event in dozens of ways: all are understood, one is shown. */
+const SHOWN = EVENTS.map((event) => (event.group === "cache" ? { ...event, aliases: [] } : event));
+
 /** In perf's order: hardware, software, cache. */
 export function genericEvents(): readonly GenericEvent[] {
-  return EVENTS;
+  return SHOWN;
 }
 
 export function genericEventByName(name: string): GenericEvent | undefined {

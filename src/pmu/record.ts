@@ -63,6 +63,8 @@ export function sampleOffsets(sampleType: number): SampleOffsets {
   return { ip, pid, time, id: identifier !== ABSENT ? identifier : id, cpu, period, callchain, cgroup };
 }
 
+const NO_OFFSETS = sampleOffsets(0);
+
 /** Events that can be armed at once: one bit each in a handler's event mask. */
 export const EVENTS_MAX = 64;
 
@@ -161,7 +163,11 @@ export class BatchIndex {
   readonly period = new Float64Array(BATCH_SAMPLES_MAX);
   /** 1 once a handler has matched the sample. */
   readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
-  readonly offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(sampleOffsets(0));
+  readonly offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(NO_OFFSETS);
+  /** The offsets that all samples share, or null while they differ: two openings of an event in one batch. */
+  uniform: SampleOffsets | null = null;
+  /** Samples by event. */
+  readonly countOf = new Uint32Array(EVENTS_MAX);
   count = 0;
   /** Bit e % 32 of word e / 32: the batch holds a sample of event e. */
   eventMaskLow = 0;
@@ -175,6 +181,8 @@ export class BatchIndex {
     const { words, wordMask: mask, dataBytes } = ring;
     let position = ring.tail;
     this.count = 0;
+    this.uniform = null;
+    this.countOf.fill(0);
     this.eventMaskLow = 0;
     this.eventMaskHigh = 0;
     if (head - position > dataBytes || head < position) {
@@ -239,6 +247,9 @@ export class BatchIndex {
     this.at[i] = at;
     this.cpumode[i] = miscAndSize & MISC_CPUMODE_MASK;
     this.offsets[i] = offsets;
+    if (i === 0) this.uniform = offsets;
+    else if (this.uniform !== offsets) this.uniform = null;
+    this.countOf[event]++;
     this.claimed[i] = 0;
     this.pid[i] = offsets.pid === ABSENT ? 0 : words[(at + offsets.pid) & mask];
     this.time[i] =

@@ -189,7 +189,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
         now: this.#parts.now,
         encode: encodeDelivery,
         latency: this.#parts.dispatchToStream,
-        onOverflow: () => void this.#remove(handler, "OVERFLOWED", "DISCONNECTED"),
+        onOverflow: () => void this.#disconnect(handler),
       }),
       lease: null,
       everSubscribed: false,
@@ -221,7 +221,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
       );
     }
     const { source, fallback } = this.#parts;
-    const first = ![...this.#bySlot.values()].some((other) => other.delivery.subscribed);
+    // One that is being removed gets nothing new: a reader that is stuck at its end must not keep a replay from others.
+    const first = ![...this.#bySlot.values()].some((other) => other.delivery.subscribed && other.removal === null);
     this.#endLease(handler);
     handler.delivery.attach(stream, {
       started: {
@@ -305,6 +306,18 @@ export class Broker extends EventEmitter<BrokerEvents> {
       );
     } else if (discard !== null) handler.delivery.discard(discard);
     return handler.removal;
+  }
+
+  /** Its reader gets some time to take what is on the way, and the end; then the stream is cut. */
+  async #disconnect(handler: Handler): Promise<void> {
+    const removal = this.#remove(handler, "OVERFLOWED", "DISCONNECTED");
+    const cut = setTimeout(
+      () => handler.delivery.discard("DISCONNECTED"),
+      this.#parts.limits.deregisterTimeoutDefaultMs,
+    );
+    // A failure is logged where the removal began.
+    await removal.catch(() => {});
+    clearTimeout(cut);
   }
 
   async #removeNow(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<RemovalResult> {

@@ -38,8 +38,8 @@ export interface DeliveryOptions {
   readonly onOverflow: () => void;
 }
 
-/** A message is written when it is this large, however young its samples are. */
-const MESSAGE_BYTES = 128 * 1024;
+/** A message is written when it is this large, however young its samples are: well below gRPC clients' usual 4 MiB. */
+const MESSAGE_BYTES = 512 * 1024;
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
 const DROP_ABOVE = 3 / 4;
 const DROP_TO = 1 / 2;

@@ -143,8 +143,18 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     }
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
     stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
+    let claimed = 0;
+    for (let i = 0; i < batch.count; i++) claimed += batch.claimed[i];
+    for (let event = 0; event < EVENTS_MAX; event++) {
+      if (batch.countOf[event] > 0) stats.words[stats.event(event, EVENT_STAT.SAMPLES)] += batch.countOf[event];
+    }
+    if (claimed < batch.count) this.#countUnclaimed();
+  }
+
+  #countUnclaimed(): void {
+    const { stats } = this.#parts;
+    const batch = this.#batch;
     for (let i = 0; i < batch.count; i++) {
-      stats.words[stats.event(batch.event[i], EVENT_STAT.SAMPLES)] += 1;
       if (batch.claimed[i] === 0) stats.words[stats.event(batch.event[i], EVENT_STAT.UNCLAIMED)] += 1;
     }
   }
@@ -188,6 +198,15 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const carriedBefore = thinner.carry[ring];
     let carry = carriedBefore;
     let n = 0;
+    if (passesAll && thinner.pace.kind === "every" && carry === 0) {
+      for (let i = 0; i < batch.count; i++) {
+        if (batch.event[i] !== armed) continue;
+        sample[n] = i;
+        period[n++] = batch.period[i];
+        batch.claimed[i] = 1;
+      }
+      return n;
+    }
     for (let i = 0; i < batch.count; i++) {
       if (batch.event[i] !== armed) continue;
       const ticks = thinner.ticks(ring, batch.time[i], batch.period[i]);

@@ -5,7 +5,7 @@
  * A column's header is one 32-bit word, tag and a length varint of three bytes, so that the data behind it stays
  * 4-byte aligned and plain word stores can write it. Padded varints are legal protobuf; docs/decisions says more.
  */
-import type { BatchIndex } from "../../pmu/record.js";
+import type { BatchIndex, SampleOffsets } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 
 /** Field numbers of SampleBatch in proto/nmi.proto. */
@@ -77,48 +77,101 @@ export function encodeChunk(
   addresses: number,
   ringCpu: number,
 ): void {
-  const { words, wordMask: mask } = ring;
-  const { sample, period } = selection;
-  const { at: start, offsets, pid } = batch;
   const n = to - from;
-  let w = at;
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.TIME, n * 8);
-  for (let k = from; k < to; k++) {
-    const i = sample[k];
-    const offset = offsets[i].time;
-    const source = start[i] + offset;
-    out[w++] = offset < 0 ? 0 : words[source & mask];
-    out[w++] = offset < 0 ? 0 : words[(source + 1) & mask];
+  const time = at + 1;
+  const ip = time + 2 * n + 1;
+  const pid = ip + 2 * n + 1;
+  const tid = pid + n + 1;
+  const cpu = tid + n + 1;
+  const period = cpu + n + 1;
+  out[time - 1] = columnHeader(SAMPLE_BATCH_FIELD.TIME, n * 8);
+  out[ip - 1] = columnHeader(SAMPLE_BATCH_FIELD.IP, n * 8);
+  out[pid - 1] = columnHeader(SAMPLE_BATCH_FIELD.PID, n * 4);
+  out[tid - 1] = columnHeader(SAMPLE_BATCH_FIELD.TID, n * 4);
+  out[cpu - 1] = columnHeader(SAMPLE_BATCH_FIELD.CPU, n * 4);
+  out[period - 1] = columnHeader(SAMPLE_BATCH_FIELD.PERIOD, n * 8);
+  const columns: Columns = { time, ip, pid, tid, cpu, period };
+  const { uniform } = batch;
+  // The common case by far: one opening of one event, every field there, offsets in registers.
+  if (uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0) {
+    copyUniform(out, columns, batch, ring, selection, from, to, uniform);
+  } else copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
+  if (addresses >= 0) encodeCallchains(out, period + 2 * n, batch, ring, selection, from, to, addresses);
+}
+
+/** Word index of each column's first element. */
+interface Columns {
+  readonly time: number;
+  readonly ip: number;
+  readonly pid: number;
+  readonly tid: number;
+  readonly cpu: number;
+  readonly period: number;
+}
+
+const TWO_32 = 2 ** 32;
+
+/** One pass over the records, six columns written side by side: each record is fetched into the cache once. */
+function copyUniform(
+  out: Uint32Array,
+  { time, ip, pid, tid, cpu, period }: Columns,
+  batch: BatchIndex,
+  ring: RingReader,
+  selection: Selection,
+  from: number,
+  to: number,
+  offsets: SampleOffsets,
+): void {
+  const { words, wordMask: mask } = ring;
+  const { at: start } = batch;
+  const { sample, period: weights } = selection;
+  const timeAt = offsets.time;
+  const ipAt = offsets.ip;
+  const pidAt = offsets.pid;
+  const cpuAt = offsets.cpu;
+  for (let k = from, j = 0; k < to; k++, j++) {
+    const record = start[sample[k]];
+    const weight = weights[k];
+    out[time + 2 * j] = words[(record + timeAt) & mask];
+    out[time + 2 * j + 1] = words[(record + timeAt + 1) & mask];
+    out[ip + 2 * j] = words[(record + ipAt) & mask];
+    out[ip + 2 * j + 1] = words[(record + ipAt + 1) & mask];
+    out[pid + j] = words[(record + pidAt) & mask];
+    out[tid + j] = words[(record + pidAt + 1) & mask];
+    out[cpu + j] = words[(record + cpuAt) & mask];
+    out[period + 2 * j] = weight; // modulo 2^32
+    out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.IP, n * 8);
-  for (let k = from; k < to; k++) {
-    const i = sample[k];
-    const offset = offsets[i].ip;
-    const source = start[i] + offset;
-    out[w++] = offset < 0 ? 0 : words[source & mask];
-    out[w++] = offset < 0 ? 0 : words[(source + 1) & mask];
+}
+
+/** Fields that are missing are 0; a missing CPU is the ring's. */
+function copyMixed(
+  out: Uint32Array,
+  { time, ip, pid, tid, cpu, period }: Columns,
+  batch: BatchIndex,
+  ring: RingReader,
+  selection: Selection,
+  from: number,
+  to: number,
+  ringCpu: number,
+): void {
+  const { words, wordMask: mask } = ring;
+  for (let k = from, j = 0; k < to; k++, j++) {
+    const i = selection.sample[k];
+    const record = batch.at[i];
+    const offsets = batch.offsets[i];
+    const field = (offset: number, word: number): number => (offset < 0 ? 0 : words[(record + offset + word) & mask]);
+    const weight = selection.period[k];
+    out[time + 2 * j] = field(offsets.time, 0);
+    out[time + 2 * j + 1] = field(offsets.time, 1);
+    out[ip + 2 * j] = field(offsets.ip, 0);
+    out[ip + 2 * j + 1] = field(offsets.ip, 1);
+    out[pid + j] = field(offsets.pid, 0);
+    out[tid + j] = field(offsets.pid, 1);
+    out[cpu + j] = offsets.cpu < 0 ? ringCpu : words[(record + offsets.cpu) & mask];
+    out[period + 2 * j] = weight;
+    out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.PID, n * 4);
-  for (let k = from; k < to; k++) out[w++] = pid[sample[k]];
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.TID, n * 4);
-  for (let k = from; k < to; k++) {
-    const i = sample[k];
-    const offset = offsets[i].pid;
-    out[w++] = offset < 0 ? 0 : words[(start[i] + offset + 1) & mask];
-  }
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.CPU, n * 4);
-  for (let k = from; k < to; k++) {
-    const i = sample[k];
-    const offset = offsets[i].cpu;
-    out[w++] = offset < 0 ? ringCpu : words[(start[i] + offset) & mask];
-  }
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.PERIOD, n * 8);
-  for (let k = from; k < to; k++) {
-    const weight = period[k];
-    out[w++] = weight; // modulo 2^32
-    out[w++] = Math.floor(weight / 2 ** 32);
-  }
-  if (addresses >= 0) encodeCallchains(out, w, batch, ring, selection, from, to, addresses);
 }
 
 function encodeCallchains(

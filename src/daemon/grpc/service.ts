@@ -131,8 +131,12 @@ function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, 
     call.write({ kind, handler: handler === null ? null : handlerMessage(handler, parts) });
   };
   const onChange = (handler: Handler, kind: string): void => send(kind, handler);
+  const onStopped = (): void => {
+    call.end();
+  };
   const stop = (): void => {
     broker.off("changed", onChange);
+    broker.off("stopped", onStopped);
   };
   call.on("cancelled", stop);
   call.on("error", stop);
@@ -140,7 +144,7 @@ function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, 
   for (const handler of broker.handlers) send("ADDED", handler);
   send("SYNCHRONIZED", null);
   broker.on("changed", onChange);
-  broker.once("stopped", () => call.end());
+  broker.once("stopped", onStopped);
 }
 
 function handlerMessage(handler: Handler, parts: ServiceParts): object {

@@ -175,7 +175,10 @@ class PerfSource implements Source {
       }).close();
       return null;
     } catch (error) {
-      return (error as Error).message;
+      const { message } = error as Error;
+      return error instanceof PmuError && error.code === "EVENT_UNSUPPORTED"
+        ? "not offered by this machine's PMU"
+        : message;
     }
   }
 }
