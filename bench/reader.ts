@@ -11,7 +11,7 @@ function print(type: string, value: object = {}): void {
   process.stdout.write(`${JSON.stringify({ type, ...value })}\n`);
 }
 
-const perCpu: Record<number, number> = {};
+const perCpu = new Uint32Array(4096);
 let received = 0;
 let firstTime = 0n;
 let lastTime = 0n;
@@ -23,7 +23,7 @@ function take(batch: SampleBatch): void {
   }
   lastTime = batch.time[batch.length - 1] ?? lastTime;
   received += batch.length;
-  for (const cpu of batch.cpu) perCpu[cpu] = (perCpu[cpu] ?? 0) + 1;
+  for (let i = 0; i < batch.length; i++) perCpu[batch.cpu[i]]++;
 }
 
 const client = connect(address);
@@ -40,7 +40,7 @@ for await (const delivery of client.subscribe(handlerId)) {
       consumer: name,
       received,
       seconds: Number(lastTime - firstTime) / 1e9,
-      perCpu,
+      perCpu: Object.fromEntries([...perCpu.entries()].filter(([, count]) => count > 0)),
       books: { matched, delivered, lost },
       cpuSeconds: (user + system) / 1e6,
     };

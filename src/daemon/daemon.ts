@@ -109,6 +109,7 @@ async function start(
       // Only while something is armed: an idle daemon has nothing to look after.
       housekeeping ??= setInterval(() => kernelLoss.poll(broker.handlers), HOUSEKEEPING_MS);
     },
+    onProblem: (armed, error) => log.error({ err: error, event: armed.event.name }, "event could not be re-rated"),
     onRetired: (armed) => {
       const gone = eventCounters(host, armed.index);
       tally.events.samples += gone.SAMPLES;

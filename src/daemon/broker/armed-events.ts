@@ -33,12 +33,25 @@ export interface ArmedEvent {
   readonly before: { lost: number; timeEnabledNs: number; timeRunningNs: number };
 }
 
+/** One of a handler's events could not be had; `cause` says why. */
+export class AcquireError extends Error {
+  override readonly name = "AcquireError";
+  /** Of the user whose event it was. */
+  readonly index: number;
+  constructor(index: number, cause: unknown) {
+    super(`event ${index}: ${(cause as Error).message}`, { cause });
+    this.index = index;
+  }
+}
+
 export interface ArmedEventsOptions {
   readonly source: Source;
   readonly tellAll: (control: Control) => Promise<void>;
   /** An index is about to be used by another event, or is free now. */
   readonly onRetired: (armed: ArmedEvent) => void;
   readonly onArmed: (armed: ArmedEvent) => void;
+  /** The event could not be slowed down or simplified for those who stay. */
+  readonly onProblem: (armed: ArmedEvent, error: Error) => void;
 }
 
 export class ArmedEvents {
@@ -58,7 +71,7 @@ export class ArmedEvents {
 
   /**
    * Opens or joins the events of one handler, in order, and prepares the dispatchers; none of them ticks for the handler
-   * yet: call `start` when it is ACTIVE. Throws with nothing changed.
+   * yet: call `start` when it is ACTIVE. Throws AcquireError with nothing changed.
    */
   acquire(users: readonly EventUser[]): Promise<ArmedEvent[]> {
     return this.#inTurn(async () => {
@@ -67,7 +80,7 @@ export class ArmedEvents {
         for (const user of users) taken.push(await this.#join(user));
       } catch (error) {
         for (const [i, armed] of taken.entries()) await this.#leave(armed, users[i]);
-        throw error;
+        throw new AcquireError(taken.length, error);
       }
       return taken;
     });
@@ -109,7 +122,7 @@ export class ArmedEvents {
     existing.users.add(user);
     try {
       await this.#reshape(existing);
-      await this.#tellPace(existing);
+      await this.#tellPace(existing, fastest(existing));
       // The kernel may refuse the rate: find out before the handler exists.
       this.#applyRate(existing);
     } catch (error) {
@@ -142,7 +155,7 @@ export class ArmedEvents {
     this.#byKey.set(user.event.key, armed);
     this.#byIndex[index] = armed;
     this.#options.onArmed(armed);
-    await this.#tellPace(armed);
+    await this.#tellPace(armed, armed.rate);
     await this.#options.tellAll({ kind: "add formats", event: index, formats: open.formats });
     return armed;
   }
@@ -150,9 +163,14 @@ export class ArmedEvents {
   async #leave(armed: ArmedEvent, user: EventUser): Promise<void> {
     armed.users.delete(user);
     if (armed.users.size === 0) return this.#disarm(armed);
-    await this.#reshape(armed);
-    this.#applyRate(armed);
-    await this.#tellPace(armed);
+    try {
+      await this.#reshape(armed);
+      this.#applyRate(armed);
+    } catch (error) {
+      // Those who stay are served as before, if at a greater cost; the one who leaves must be able to.
+      this.#options.onProblem(armed, error as Error);
+    }
+    await this.#tellPace(armed, armed.rate);
   }
 
   async #disarm(armed: ArmedEvent): Promise<void> {
@@ -190,12 +208,8 @@ export class ArmedEvents {
     previous.close();
   }
 
-  #tellPace(armed: ArmedEvent): Promise<void> {
-    return this.#options.tellAll({
-      kind: "pace",
-      event: armed.index,
-      pace: paceOf(this.#options.source, fastest(armed)),
-    });
+  #tellPace(armed: ArmedEvent, rate: Rate): Promise<void> {
+    return this.#options.tellAll({ kind: "pace", event: armed.index, pace: paceOf(this.#options.source, rate) });
   }
 
   #applyRate(armed: ArmedEvent): void {

@@ -16,7 +16,7 @@ import { allocateOutbox, OutboxReader, regionBytes } from "../delivery/outbox.js
 import type { DispatcherHost } from "../dispatch/host.js";
 import { encodeDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
-import type { ArmedEvents, EventUser } from "./armed-events.js";
+import { AcquireError, type ArmedEvents, type EventUser } from "./armed-events.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
@@ -121,7 +121,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
       armed = await armedEvents.acquire(users);
     } catch (error) {
       table.abandon(handle);
-      throw error instanceof PmuError ? refusal(error, "events[]") : error;
+      if (!(error instanceof AcquireError)) throw error;
+      throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
     }
     const handler = await this.#activate(handle, spec, users, armed, peer);
     this.#parts.tally.registrations++;
@@ -189,7 +190,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
         now: this.#parts.now,
         encode: encodeDelivery,
         latency: this.#parts.dispatchToStream,
-        onOverflow: () => void this.#disconnect(handler),
+        onOverflow: () => void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED"),
       }),
       lease: null,
       everSubscribed: false,
@@ -308,16 +309,20 @@ export class Broker extends EventEmitter<BrokerEvents> {
     return handler.removal;
   }
 
-  /** Its reader gets some time to take what is on the way, and the end; then the stream is cut. */
-  async #disconnect(handler: Handler): Promise<void> {
-    const removal = this.#remove(handler, "OVERFLOWED", "DISCONNECTED");
-    const cut = setTimeout(
-      () => handler.delivery.discard("DISCONNECTED"),
-      this.#parts.limits.deregisterTimeoutDefaultMs,
-    );
+  /**
+   * A removal nobody waits for: as long as its reader takes what is on the way it may take its time; when nothing moves
+   * for as long as a Deregister would wait, the rest is lost and the stream is cut.
+   */
+  async #removeUnattended(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<void> {
+    const removal = this.#remove(handler, reason, discard);
+    let sequence = -1;
+    const watch = setInterval(() => {
+      if (handler.delivery.nextSequence === sequence) handler.delivery.discard(discard ?? "DISCARDED");
+      sequence = handler.delivery.nextSequence;
+    }, this.#parts.limits.deregisterTimeoutDefaultMs / 2);
     // A failure is logged where the removal began.
     await removal.catch(() => {});
-    clearTimeout(cut);
+    clearInterval(watch);
   }
 
   async #removeNow(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<RemovalResult> {
@@ -365,7 +370,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
   async #sourceEnded(): Promise<void> {
     await this.#parts.host.tellAll({ kind: "drain" });
     for (const handler of this.#bySlot.values()) {
-      if (handler.delivery.subscribed) void this.#remove(handler, "SOURCE_ENDED", null);
+      if (handler.delivery.subscribed) void this.#removeUnattended(handler, "SOURCE_ENDED", null);
     }
   }
 }
