@@ -75,7 +75,7 @@ function formatEvents(answer: ListEventsResponse): string {
   );
 }
 
-const HANDLER_HEAD = ["ID", "NAME", "STATE", "EVENTS", "MATCHED", "DELIVERED", "LOST", "QUEUE", "STREAM"];
+const HANDLER_HEAD = ["ID", "NAME", "STATE", "EVENTS", "MATCHED", "DELIVERED", "LOST", "QUEUE", "LONGEST", "STREAM"];
 
 function handlerRow(handler: Handler): string[] {
   return [
@@ -87,12 +87,13 @@ function handlerRow(handler: Handler): string[] {
     String(handler.delivered),
     String(handler.lost),
     `${formatBytes(handler.queueBytes)} of ${formatBytes(handler.queueMaxBytes)}`,
+    formatNs(handler.longestDispatchNs),
     handler.subscribed ? "subscribed" : `lease ${(handler.leaseRemainingMs / 1000).toFixed(1)} s`,
   ];
 }
 
 function formatHandler(handler: Handler): string {
-  const [id, name, state, eventList, matched, delivered, lost, , streamState] = handlerRow(handler).map(printable);
+  const [id, name, state, eventList, matched, delivered, lost, , , streamState] = handlerRow(handler).map(printable);
   const books = `matched ${matched}, delivered ${delivered}, lost ${lost}`;
   return `${id}  ${name}  ${state}  ${eventList}  ${books}  ${streamState}`;
 }

@@ -96,6 +96,8 @@ class Subscription {
   readonly #options: SubscribeOptions;
   readonly #context: SubscribeContext;
   readonly #losses = new Map<LossReason, number>();
+  /** Of no handler in particular: the kernel's, and a dead dispatcher's. */
+  #eventWideLost = 0;
   // Breaks the stream when the removal has failed: no `end` can be expected then.
   readonly #abandon = new AbortController();
   #received = 0;
@@ -191,28 +193,34 @@ class Subscription {
   }
 
   async #noteLoss(loss: Loss): Promise<void> {
-    this.#losses.set(loss.reason, (this.#losses.get(loss.reason) ?? 0) + loss.count);
+    if (loss.eventWide) this.#eventWideLost += loss.count;
+    else this.#losses.set(loss.reason, (this.#losses.get(loss.reason) ?? 0) + loss.count);
     if (!this.#verbose) return;
     const event = this.#started?.events[loss.eventIndex]?.name ?? `event ${loss.eventIndex}`;
-    this.#context.note(`lost ${loss.count} samples of ${printable(event)}: ${loss.reason}`);
+    const whose = loss.eventWide ? ", for all handlers of the event" : "";
+    this.#context.note(`lost ${loss.count} samples of ${printable(event)}: ${loss.reason}${whose}`);
     if (this.#context.json) await this.#context.output.writeJson(loss);
   }
 
   async #showBooks(removal: DeregisterResponse | undefined): Promise<void> {
     // A handler that ended without our removal has its losses by reason in the stream alone.
     const { matched, delivered, lost } = removal ?? this.#end ?? { matched: 0, delivered: 0, lost: 0 };
-    const kernel = this.#losses.get("KERNEL") ?? 0;
     const told: readonly LossCount[] = [...this.#losses].map(([reason, count]) => ({ reason, count }));
-    const losses = (removal?.losses ?? told).filter(({ reason, count }) => reason !== "KERNEL" && count > 0);
+    const losses = (removal?.losses ?? told).filter(({ count }) => count > 0);
     const reason = this.#end?.reason ?? "no end received";
     const byReason = formatLosses(losses);
     this.#context.note(
       `matched ${matched}, delivered ${delivered}, lost ${lost}${byReason && ` (${byReason})`}, ` +
-        `received ${this.#received}${kernel > 0 ? `, lost by the kernel for all ${kernel}` : ""}: ${reason}`,
+        `received ${this.#received}${this.#eventWideLost > 0 ? `, lost for all before the filter ${this.#eventWideLost}` : ""}: ${reason}`,
     );
     if (this.#context.json) {
       const books = { kind: "books", handlerId: this.#handlerId, matched, delivered, lost, losses };
-      await this.#context.output.writeJson({ ...books, kernelLost: kernel, received: this.#received, reason });
+      await this.#context.output.writeJson({
+        ...books,
+        eventWideLost: this.#eventWideLost,
+        received: this.#received,
+        reason,
+      });
     }
   }
 }

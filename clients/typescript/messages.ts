@@ -131,12 +131,15 @@ export type LossReason =
   | "LEASE_EXPIRED"
   | "DISCONNECTED"
   | "SHUTDOWN"
-  | "KERNEL";
+  | "KERNEL"
+  | "DISPATCHER_DIED";
 
 export interface Loss {
   readonly kind: "loss";
   readonly count: number;
   readonly reason: LossReason;
+  /** Not part of the handler's books, and not numbered: nobody knows whether its filter would have matched. */
+  readonly eventWide: boolean;
   /** 0n when unknown. */
   readonly firstTime: bigint;
   readonly lastTime: bigint;
@@ -197,6 +200,9 @@ export interface Handler {
   readonly leaseRemainingMs: number;
   readonly dispatches: number;
   readonly longestDispatchNs: number;
+  readonly dispatchNsSum: number;
+  /** Dispatches by duration: element i took up to 2^i us and more than the one before; the last has no bound. */
+  readonly dispatchTimeBuckets: readonly number[];
   readonly peer: string;
   /** Seconds since the epoch. */
   readonly registeredAt: number;
@@ -219,6 +225,8 @@ export interface DispatcherStatus {
   readonly drains: number;
   readonly samples: number;
   readonly corruptBytes: number;
+  /** Times it died and another took its place. */
+  readonly restarts: number;
 }
 
 export interface ArmedEvent {

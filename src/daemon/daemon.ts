@@ -20,6 +20,7 @@ import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
 import { startMetricsServer } from "./observe/http.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
+import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
 import { RuntimeDir } from "./runtime-dir.js";
 
 /** Streams get this long to take what is left and their end, when the daemon stops. */
@@ -28,6 +29,10 @@ const STOP_SERVER_MS = 1000;
 const HOUSEKEEPING_MS = 1000;
 
 export interface Daemon {
+  /** Where tests inject faults. */
+  readonly host: DispatcherHost;
+  /** As bound. */
+  readonly listen: readonly string[];
   /** Ends every stream, closes everything, removes what it created. Idempotent. */
   stop(): Promise<void>;
 }
@@ -54,12 +59,12 @@ export async function startDaemon(
 ): Promise<Daemon> {
   const undo = new Undo();
   try {
-    await start(config, version, log, onFatal, undo);
+    const running = await start(config, version, log, onFatal, undo);
+    return { ...running, stop: () => undo.run() };
   } catch (error) {
     await undo.run();
     throw error;
   }
-  return { stop: () => undo.run() };
 }
 
 async function start(
@@ -68,7 +73,7 @@ async function start(
   log: Logger,
   onFatal: (error: Error) => void,
   undo: Undo,
-): Promise<void> {
+): Promise<Omit<Daemon, "stop">> {
   const now = monotonicClock();
   const startedNs = now();
   const runtimeDir = new RuntimeDir(config.runtimeDir);
@@ -87,7 +92,7 @@ async function start(
   const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell));
   const counters = new SlotCounters(memory, layout);
 
-  const host = new DispatcherHost({
+  const host: DispatcherHost = new DispatcherHost({
     tableAddress: tableFile.address,
     tableBytes: bytes,
     capacity,
@@ -96,7 +101,14 @@ async function start(
     clockIsMonotonic: source.clockIsMonotonic,
     removalBell,
     deliveryBell,
-    onFailure: (index, error) => onFatal(new Error(`dispatcher ${index} died: ${error.message}`, { cause: error })),
+    onDeath: (index, error) => {
+      log.error({ err: error, dispatcher: index }, "dispatcher died; another takes its place");
+      // What it owed is settled before its announcements are retracted: a removal that waits for it then finds the books
+      // complete.
+      broker.dispatcherDied(index);
+      return table.bury(index);
+    },
+    onFatal,
   });
   undo.push(() => host.stop());
 
@@ -107,7 +119,10 @@ async function start(
     tellAll: (control) => host.tellAll(control),
     onArmed: () => {
       // Only while something is armed: an idle daemon has nothing to look after.
-      housekeeping ??= setInterval(() => kernelLoss.poll(broker.handlers), HOUSEKEEPING_MS);
+      housekeeping ??= setInterval(() => {
+        kernelLoss.poll(broker.handlers);
+        slowDispatches.poll(broker.handlers);
+      }, HOUSEKEEPING_MS);
     },
     onProblem: (armed, error) => log.error({ err: error, event: armed.event.name }, "event could not be re-rated"),
     onRetired: (armed) => {
@@ -127,6 +142,9 @@ async function start(
     },
   });
   const kernelLoss = new KernelLossWatch(armedEvents);
+  const slowDispatches = new SlowDispatchWatch(config.limits.slowDispatchUs, counters, now, (report) =>
+    log.warn({ ...report, threshold_us: config.limits.slowDispatchUs }, "slow dispatch"),
+  );
   const removalWait = new Float64Array(HISTOGRAM_WORDS);
   const dispatchToStream = new Float64Array(HISTOGRAM_WORDS);
   const broker: Broker = new Broker({
@@ -160,6 +178,7 @@ async function start(
     armedEvents,
     broker,
     tally,
+    slowDispatches,
     removalWait,
     dispatchToStream,
     startedNs,
@@ -196,6 +215,7 @@ async function start(
     },
     "ready",
   );
+  return { host, listen: server.addresses };
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

@@ -10,6 +10,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readlinkSync,
   rmSync,
   statfsSync,
   symlinkSync,
@@ -24,6 +25,8 @@ export class RuntimeDirError extends Error {
 const TMPFS_MAGIC = 0x01021994;
 const RAMFS_MAGIC = 0x858458f6;
 const SHARED_MEMORY_DIR = "/dev/shm";
+/** What mkdtemp completes: where a table lives whose runtime directory is on a disk. */
+const HOME_PREFIX = join(SHARED_MEMORY_DIR, "nmid-");
 const TABLE_FILE = "handlers.table";
 const LOCK_FILE = "nmid.lock";
 
@@ -37,6 +40,7 @@ export interface TableFile {
 export class RuntimeDir {
   readonly path: string;
   readonly #lockFd: number;
+  #closed = false;
 
   /** Creates the directory where it is missing, and holds it until close. Throws RuntimeDirError when another daemon does. */
   constructor(path: string) {
@@ -61,8 +65,8 @@ export class RuntimeDir {
   /** A zeroed file of `bytes` on tmpfs, mapped; what an earlier daemon left is replaced. */
   createTable(bytes: number): TableFile {
     const path = join(this.path, TABLE_FILE);
-    rmSync(path, { force: true });
-    const home = onMemory(this.path) ? null : mkdtempSync(join(SHARED_MEMORY_DIR, "nmid-"));
+    removeLeftOver(path);
+    const home = onMemory(this.path) ? null : mkdtempSync(HOME_PREFIX);
     const file = home === null ? path : join(home, TABLE_FILE);
     if (home !== null) {
       chmodSync(home, 0o755);
@@ -87,9 +91,21 @@ export class RuntimeDir {
     };
   }
 
+  /** Lets the next daemon in. Idempotent. */
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     closeSync(this.#lockFd);
   }
+}
+
+/** A daemon that was killed has left its table, and the memory that goes with it where the table is a link. */
+function removeLeftOver(path: string): void {
+  const isLink = lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
+  const home = isLink ? dirname(readlinkSync(path)) : "";
+  rmSync(path, { force: true });
+  if (home.startsWith(HOME_PREFIX) && dirname(home) === SHARED_MEMORY_DIR)
+    rmSync(home, { recursive: true, force: true });
 }
 
 function onMemory(path: string): boolean {

@@ -1,5 +1,13 @@
 /** A slot's counters by name: each a view on one double that has one writer. */
-import { DISPATCHER, dispatcherAt, LOSS_REASONS, SLOT, slotAt, type TableLayout } from "./layout.js";
+import {
+  DISPATCH_TIME_BUCKETS,
+  DISPATCHER,
+  dispatcherAt,
+  LOSS_REASONS,
+  SLOT,
+  slotAt,
+  type TableLayout,
+} from "./layout.js";
 
 /** What one dispatcher counts for one handler. */
 export interface DispatcherCounters {
@@ -8,6 +16,9 @@ export interface DispatcherCounters {
   readonly queueFull: number;
   readonly longestDispatchNs: number;
   readonly lastDispatchNs: number;
+  readonly dispatchNsSum: number;
+  /** DISPATCH_TIME_BUCKETS counts. */
+  readonly dispatchTime: readonly number[];
 }
 
 export class SlotCounters {
@@ -30,6 +41,25 @@ export class SlotCounters {
       doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8] = durationNs;
     }
     doubles[at + DISPATCHER.LAST_DISPATCH_NS / 8] = nowNs;
+    doubles[at + DISPATCHER.DISPATCH_NS_SUM / 8] += durationNs;
+    doubles[at + DISPATCHER.DISPATCH_TIME / 8 + dispatchTimeBucket(durationNs)] += 1;
+  }
+
+  /** What a dead dispatcher should have counted. Only when its thread is gone. */
+  amend(slot: number, d: number, matched: number, queueFull: number): void {
+    const at = dispatcherAt(this.#layout, slot, d) / 8;
+    this.#doubles[at + DISPATCHER.MATCHED / 8] = matched;
+    this.#doubles[at + DISPATCHER.QUEUE_FULL / 8] = queueFull;
+  }
+
+  /** Serial number of the last batch that dispatcher `d` has offered to the handler. */
+  offered(slot: number, d: number): number {
+    return this.#doubles[(dispatcherAt(this.#layout, slot, d) + DISPATCHER.OFFERED) / 8];
+  }
+
+  /** Dispatcher `d`, or who buries it. */
+  setOffered(slot: number, d: number, serial: number): void {
+    this.#doubles[(dispatcherAt(this.#layout, slot, d) + DISPATCHER.OFFERED) / 8] = serial;
   }
 
   /** All dispatchers together. Exact while none is inside the handler. */
@@ -39,6 +69,8 @@ export class SlotCounters {
     let queueFull = 0;
     let longestDispatchNs = 0;
     let lastDispatchNs = 0;
+    let dispatchNsSum = 0;
+    const dispatchTime: number[] = new Array(DISPATCH_TIME_BUCKETS).fill(0);
     for (let d = 0; d < this.#layout.dispatchers; d++) {
       const at = dispatcherAt(this.#layout, slot, d) / 8;
       dispatches += this.#doubles[at + DISPATCHER.DISPATCHES / 8];
@@ -46,8 +78,11 @@ export class SlotCounters {
       queueFull += this.#doubles[at + DISPATCHER.QUEUE_FULL / 8];
       longestDispatchNs = Math.max(longestDispatchNs, this.#doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8]);
       lastDispatchNs = Math.max(lastDispatchNs, this.#doubles[at + DISPATCHER.LAST_DISPATCH_NS / 8]);
+      dispatchNsSum += this.#doubles[at + DISPATCHER.DISPATCH_NS_SUM / 8];
+      for (let i = 0; i < DISPATCH_TIME_BUCKETS; i++)
+        dispatchTime[i] += this.#doubles[at + DISPATCHER.DISPATCH_TIME / 8 + i];
     }
-    return { dispatches, matched, queueFull, longestDispatchNs, lastDispatchNs };
+    return { dispatches, matched, queueFull, longestDispatchNs, lastDispatchNs, dispatchNsSum, dispatchTime };
   }
 
   /** The delivering thread only. */
@@ -76,4 +111,11 @@ export class SlotCounters {
     losses[LOSS_REASONS.indexOf("QUEUE_FULL")] = this.dispatched(slot).queueFull;
     return losses;
   }
+}
+
+/** Bucket i holds what took up to 2^i us. */
+function dispatchTimeBucket(ns: number): number {
+  // Minus one, since bounds are inclusive; clz32 drops the fraction.
+  const us = (ns - 1) / 1000;
+  return us < 1 ? 0 : Math.min(DISPATCH_TIME_BUCKETS - 1, 32 - Math.clz32(us));
 }

@@ -80,6 +80,7 @@ export const LOSS_REASONS = [
   "DISCONNECTED",
   "SHUTDOWN",
   "KERNEL",
+  "DISPATCHER_DIED",
 ] as const;
 
 export type FieldType = "u32" | "f64" | "text";
@@ -161,6 +162,9 @@ export const SLOT = {
 export const EVENT_WORDS = { LOW: SLOT.EVENT_MASK / 4, HIGH: SLOT.EVENT_MASK / 4 + 1 } as const;
 const DISPATCHERS_AT = slot.end();
 
+/** 1 us to 8.2 ms, and beyond. */
+export const DISPATCH_TIME_BUCKETS = 15;
+
 const dispatcher = new LayoutBuilder();
 export const DISPATCHER = {
   /** 1 from the announcement of a dispatch to its retraction. */
@@ -170,6 +174,11 @@ export const DISPATCHER = {
   QUEUE_FULL: dispatcher.add("queue_full", "f64"),
   LONGEST_DISPATCH_NS: dispatcher.add("longest_dispatch_ns", "f64"),
   LAST_DISPATCH_NS: dispatcher.add("last_dispatch_ns", "f64"),
+  /** Serial number of the last batch whose dispatch to the handler has ended; a restarted dispatcher goes on behind it. */
+  OFFERED: dispatcher.add("offered", "f64"),
+  DISPATCH_NS_SUM: dispatcher.add("dispatch_ns_sum", "f64"),
+  /** Dispatches by duration: bucket i took up to 2^i us and more than the one before; the last has no bound. */
+  DISPATCH_TIME: dispatcher.add("dispatch_time", "f64", DISPATCH_TIME_BUCKETS),
 } as const;
 const DISPATCHER_STRIDE = dispatcher.end();
 

@@ -187,6 +187,22 @@ export class HandlerTable {
     return false;
   }
 
+  /**
+   * Retracts for a dispatcher whose thread is gone, and wakes the removals that waited for it. Returns the slots it was
+   * inside: their handlers have been given part of a batch at most. Only after the thread has ended, or it might go on.
+   */
+  bury(dispatcher: number): number[] {
+    const inside: number[] = [];
+    for (let slot = 0; slot < this.layout.capacity; slot++) {
+      const running = (dispatcherAt(this.layout, slot, dispatcher) + DISPATCHER.RUNNING) / 4;
+      if (this.#words.load(running) === 0) continue;
+      inside.push(slot);
+      this.#words.store(running, 0);
+    }
+    this.#doorbell.ring();
+    return inside;
+  }
+
   /** Waits until no dispatcher is inside a DRAINING handler; false when `deadlineMs` (of `now`) passes first. */
   async awaitDrained(handle: SlotHandle, deadlineMs: number, now: () => number): Promise<boolean> {
     for (;;) {

@@ -147,8 +147,8 @@ export class StreamReader {
   #lose(loss: Loss): void {
     assert.ok(loss.count > 0, `${this.name}: a loss of nothing`);
     this.losses.push({ loss, sequence: this.nextSequence });
-    // Nobody knows whether what the kernel lost was this handler's: it has no numbers and is in no books.
-    if (loss.reason === "KERNEL") return;
+    // Nobody knows whether it was this handler's: it has no numbers and is in no books.
+    if (loss.eventWide) return;
     this.nextSequence += loss.count;
     const event = this.events[loss.eventIndex];
     event.lost += loss.count;
@@ -205,7 +205,7 @@ export async function checkBooks(reader: StreamReader, books: DeregisterResponse
   const { matched, delivered, lost, events } = books;
   assert.deepEqual({ matched, delivered, lost, events }, pick(end), `${reader.name}: Deregister and end agree`);
   assert.equal(books.lastSequence, reader.nextSequence, `${reader.name}: last_sequence`);
-  const reasons = new Set(reader.losses.map(({ loss }) => loss.reason).filter((reason) => reason !== "KERNEL"));
+  const reasons = new Set(reader.losses.flatMap(({ loss }) => (loss.eventWide ? [] : [loss.reason])));
   assert.deepEqual(
     new Map(books.losses.map(({ reason, count }) => [reason, count])),
     new Map([...reasons].map((reason) => [reason, reader.lost(reason)])),

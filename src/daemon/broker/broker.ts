@@ -77,6 +77,11 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#bySlot.get(slot)?.delivery.wake();
   }
 
+  /** Its thread is gone: what it had matched and not delivered is lost, and told. */
+  dispatcherDied(dispatcher: number): void {
+    for (const handler of this.#bySlot.values()) handler.delivery.abandoned(dispatcher);
+  }
+
   async register(request: RegisterRequestMessage, peer: string): Promise<Handler> {
     if (this.#stopping) throw new BrokerError("UNAVAILABLE", "the daemon is stopping: connect again when it is back.");
     const { source, limits, table } = this.#parts;

@@ -22,7 +22,7 @@ export class KernelLossWatch {
       if (fresh <= 0) continue;
       for (const { armed: events, delivery } of handlers) {
         const event = events.indexOf(armed);
-        if (event >= 0) delivery.kernelLost(event, fresh);
+        if (event >= 0) delivery.eventWideLoss(event, "KERNEL", fresh);
       }
     }
   }

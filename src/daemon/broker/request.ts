@@ -116,7 +116,7 @@ function checkEvents(specs: RegisterRequestMessage["events"], { source, limits }
 
 /** gRPC's word for what the source refuses. */
 export function refusal(error: PmuError, field: string): BrokerError {
-  const message = error.message.replace("events[]", field);
+  const message = error.message.replaceAll("events[]", field);
   const text = message.startsWith(field) ? message : `${field}.event: ${message}`;
   switch (error.code) {
     case "EVENT_SYNTAX":

@@ -9,6 +9,8 @@ export interface DaemonLimits {
   readonly queueDefaultBytes: number;
   readonly flushIntervalDefaultMs: number;
   readonly flushIntervalMaxMs: number;
+  /** A dispatch that takes longer is reported. */
+  readonly slowDispatchUs: number;
   readonly leaseDefaultMs: number;
   readonly leaseMaxMs: number;
   readonly deregisterTimeoutDefaultMs: number;

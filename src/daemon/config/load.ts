@@ -141,6 +141,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
       queueDefaultBytes: settings["limits.queue_default_bytes"],
       flushIntervalDefaultMs: settings["limits.flush_interval_default_ms"],
       flushIntervalMaxMs: settings["limits.flush_interval_max_ms"],
+      slowDispatchUs: settings["limits.slow_dispatch_us"],
       leaseDefaultMs: settings["limits.lease_default_ms"],
       leaseMaxMs: settings["limits.lease_max_ms"],
       deregisterTimeoutDefaultMs: settings["limits.deregister_timeout_default_ms"],

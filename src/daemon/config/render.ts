@@ -25,6 +25,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("limits.queue_default_bytes", config.limits.queueDefaultBytes);
   put("limits.flush_interval_default_ms", config.limits.flushIntervalDefaultMs);
   put("limits.flush_interval_max_ms", config.limits.flushIntervalMaxMs);
+  put("limits.slow_dispatch_us", config.limits.slowDispatchUs);
   put("limits.lease_default_ms", config.limits.leaseDefaultMs);
   put("limits.lease_max_ms", config.limits.leaseMaxMs);
   put("limits.deregister_timeout_default_ms", config.limits.deregisterTimeoutDefaultMs);

@@ -5,7 +5,7 @@
 import type { SlotCounters } from "../../registry/counters.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
 import type { NsClock } from "../clock.js";
-import type { ControlDelivery, EndMessage, EventBooksMessage } from "../grpc/proto.js";
+import type { ControlDelivery, EndMessage, EventBooksMessage, LossMessage } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, EventLedger, type LossReason, lossReasonIndex } from "./books.js";
 import { SampleMessage } from "./message.js";
@@ -40,6 +40,8 @@ export interface DeliveryOptions {
 
 /** A message is written when it is this large, however young its samples are: well below gRPC clients' usual 4 MiB. */
 const MESSAGE_BYTES = 512 * 1024;
+/** Nor does anything wait in an outbox filled to this share: it would overflow meanwhile. */
+const DUE_ABOVE = 1 / 4;
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
 const DROP_ABOVE = 3 / 4;
 const DROP_TO = 1 / 2;
@@ -59,6 +61,8 @@ interface InFlight {
   readonly event: number;
   readonly samples: number;
   readonly period: number;
+  /** The message tells of this loss: its samples are booked already. */
+  readonly told: Untold | null;
 }
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
@@ -78,6 +82,8 @@ export class HandlerDelivery {
   #untold: Untold[] = [];
   #sequence = 0;
   #flushAtNs = 0;
+  /** Whose outbox comes first: another one for each message, or a full one would starve the rest. */
+  #turn = 0;
   #timer: NodeJS.Timeout | null = null;
   #finish: Finish | null = null;
   #overflowed = false;
@@ -134,10 +140,26 @@ export class HandlerDelivery {
     this.pump();
   }
 
-  /** Samples that the kernel lost before anyone could match them: told to the stream, not in the books. */
-  kernelLost(event: number, count: number): void {
-    if (this.#stream === null) return;
-    this.#urgent.push(this.#options.encode(lossMessage(event, "KERNEL", count, 0, 0, 0)));
+  /** Samples of the event that were lost before anyone could match them: told to the stream, not in the books. */
+  eventWideLoss(event: number, reason: LossReason, count: number): void {
+    if (this.#stream !== null) {
+      this.#urgent.push(
+        this.#options.encode({ loss: { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true } }),
+      );
+    }
+    this.pump();
+  }
+
+  /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
+  abandoned(d: number): void {
+    const { readers, counters, slot } = this.#options;
+    const { unaccounted, matched, queueFull } = readers[d].abandon(this.#ledgers.length);
+    counters.amend(slot, d, matched, queueFull);
+    unaccounted.forEach(({ samples, period }, event) => {
+      if (samples === 0) return;
+      this.#book(event, "DISPATCHER_DIED", samples, period);
+      this.#untold.push({ event, reason: "DISPATCHER_DIED", count: samples, period, firstNs: 0, lastNs: 0 });
+    });
     this.pump();
   }
 
@@ -210,7 +232,7 @@ export class HandlerDelivery {
       this.#tell(untold);
       return;
     }
-    const reader = this.#options.readers.find((candidate) => candidate.peek());
+    const reader = this.#readersInTurn().find((candidate) => candidate.peek());
     this.#options.counters.setQueueBytes(this.#options.slot, this.queuedBytes);
     if (reader === undefined) {
       if (this.#finish !== null) this.#writeEnd();
@@ -218,14 +240,25 @@ export class HandlerDelivery {
     }
     if (!this.#isDue()) return;
     if (reader.entry.kind === ENTRY.LOSS) {
-      this.#takeLoss(reader);
+      while (reader.peek() && reader.entry.kind === ENTRY.LOSS) this.#takeLoss(reader);
       this.pump();
+    } else if (reader.entry.kind === ENTRY.GAP) {
+      const { event, samples } = reader.entry;
+      reader.consume();
+      this.eventWideLoss(event, "DISPATCHER_DIED", samples);
     } else this.#writeChunks(reader.entry.event);
+  }
+
+  #readersInTurn(): readonly OutboxReader[] {
+    const { readers } = this.#options;
+    return [...readers.slice(this.#turn), ...readers.slice(0, this.#turn)];
   }
 
   #isDue(): boolean {
     const now = this.#options.now();
-    if (this.#finish !== null || now >= this.#flushAtNs || this.queuedBytes >= MESSAGE_BYTES) return true;
+    const isFilling = (reader: OutboxReader): boolean =>
+      reader.usedBytes >= Math.min(MESSAGE_BYTES, reader.capacityBytes * DUE_ABOVE);
+    if (this.#finish !== null || now >= this.#flushAtNs || this.#options.readers.some(isFilling)) return true;
     this.#timer ??= setTimeout(
       () => {
         this.#timer = null;
@@ -238,12 +271,12 @@ export class HandlerDelivery {
 
   /** One message of one event's samples, from all dispatchers. */
   #writeChunks(event: number): void {
-    const { readers, now, latency, flushIntervalMs } = this.#options;
+    const { now, latency, flushIntervalMs } = this.#options;
     const nowNs = now();
     let samples = 0;
     let period = 0;
     message.begin();
-    for (const reader of readers) {
+    for (const reader of this.#readersInTurn()) {
       while (message.bodyBytes < MESSAGE_BYTES && reader.peek()) {
         const { entry } = reader;
         if (entry.kind !== ENTRY.CHUNK || entry.event !== event) break;
@@ -254,11 +287,12 @@ export class HandlerDelivery {
         reader.consume();
       }
     }
+    this.#turn = (this.#turn + 1) % this.#options.readers.length;
     // A tenth early is on time: dispatchers drain at the same interval, and must not be missed by a hair.
     this.#flushAtNs = nowNs + flushIntervalMs * NS_PER_MS * 0.9;
     const sequence = this.#sequence;
     this.#sequence += samples;
-    this.#write(message.finish(event, sequence), { event, samples, period });
+    this.#write(message.finish(event, sequence), { event, samples, period, told: null });
   }
 
   #write(bytes: Uint8Array, inFlight: InFlight | null): void {
@@ -269,17 +303,21 @@ export class HandlerDelivery {
       if (this.#stream !== stream) return;
       this.#writing = false;
       this.#inFlight = null;
-      if (inFlight !== null) this.#bookDelivered(inFlight);
+      if (inFlight !== null && inFlight.told === null) this.#bookDelivered(inFlight);
       this.pump();
     });
   }
 
-  /** What was being written may or may not have arrived. It is told as lost, under the numbers it had. */
+  /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
   #loseInFlight(): void {
     if (this.#inFlight === null) return;
-    const { event, samples, period } = this.#inFlight;
+    const { event, samples, period, told } = this.#inFlight;
     this.#inFlight = null;
     this.#sequence -= samples;
+    if (told !== null) {
+      this.#untold.unshift(told);
+      return;
+    }
     this.#book(event, "STREAM_BROKEN", samples, period);
     this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
   }
@@ -336,12 +374,16 @@ export class HandlerDelivery {
     }
     return losses;
   }
+
   #tell(loss: Untold): void {
+    const { event, reason, count, period, firstNs, lastNs } = loss;
     this.#number(loss);
-    this.#write(
-      this.#options.encode(lossMessage(loss.event, loss.reason, loss.count, loss.period, loss.firstNs, loss.lastNs)),
-      null,
-    );
+    this.#write(this.#options.encode({ loss: lossMessage(event, reason, count, period, firstNs, lastNs) }), {
+      event,
+      samples: count,
+      period,
+      told: loss,
+    });
   }
 
   /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */
@@ -358,7 +400,7 @@ export class HandlerDelivery {
     for (const reader of this.#options.readers) {
       if (reader.usedBytes <= reader.capacityBytes * DROP_ABOVE) continue;
       while (reader.usedBytes > reader.capacityBytes * DROP_TO && reader.peek()) {
-        this.#lose(reader.entry, reader.entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : "QUEUE_DROPPED_OLDEST");
+        this.#lose(reader.entry, "QUEUE_DROPPED_OLDEST");
         reader.consume();
       }
     }
@@ -367,14 +409,16 @@ export class HandlerDelivery {
   #loseQueue(reason: LossReason): void {
     for (const reader of this.#options.readers) {
       while (reader.peek()) {
-        this.#lose(reader.entry, reader.entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : reason);
+        this.#lose(reader.entry, reason);
         reader.consume();
       }
     }
   }
 
   /** Books the entry as lost and remembers to tell it, joined with the loss before it where that is the same story. */
-  #lose(entry: Entry, reason: LossReason): void {
+  #lose(entry: Entry, chunkReason: LossReason): void {
+    if (entry.kind === ENTRY.GAP) return;
+    const reason = entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : chunkReason;
     this.#book(entry.event, reason, entry.samples, entry.period);
     const last = this.#untold.find((loss) => loss.event === entry.event && loss.reason === reason);
     if (last !== undefined) {
@@ -404,8 +448,8 @@ function lossMessage(
   period: number,
   firstNs: number,
   lastNs: number,
-): ControlDelivery {
-  return { loss: { count, reason, first_time: firstNs, last_time: lastNs, event_index: event, period } };
+): LossMessage {
+  return { count, reason, event_wide: false, first_time: firstNs, last_time: lastNs, event_index: event, period };
 }
 
 function endMessage(books: Books, reason: string): EndMessage {

@@ -12,7 +12,8 @@
 
 export const EVENTS_PER_HANDLER_MAX = 16;
 
-export const ENTRY = { SKIP: 0, CHUNK: 1, LOSS: 2 } as const;
+/** LOSS is part of the handler's books; GAP is event-wide and is not. */
+export const ENTRY = { SKIP: 0, CHUNK: 1, LOSS: 2, GAP: 3 } as const;
 
 const LINE = 64;
 const HEAD_WORD = 0;
@@ -32,16 +33,28 @@ const HEADER = {
   BYTES: 0,
   KIND: 1,
   EVENT: 2,
-  SAMPLES: 3,
   PAYLOAD_BYTES: 4,
   FIRST_TIME: 6,
   LAST_TIME: 8,
   DISPATCH_NS: 10,
   PERIOD: 12,
+  /** A double: a loss may stand for more than 2^32 samples. */
+  SAMPLES: 14,
 } as const;
 
 /** Double offsets in an event's book. */
-const BOOK = { MATCHED: 0, CARRIED: 1, LOST: 2, LOST_PERIOD: 3, LOST_FIRST: 4, LOST_LAST: 5 } as const;
+const BOOK = {
+  MATCHED: 0,
+  CARRIED: 1,
+  LOST: 2,
+  LOST_PERIOD: 3,
+  LOST_FIRST: 4,
+  LOST_LAST: 5,
+  /** Sum of the matched samples' periods. */
+  WEIGHT: 6,
+  /** Of the batch that was matched last. */
+  SERIAL: 7,
+} as const;
 
 /** Data bytes of each region for a handler's queue bound: the largest power of two that keeps the whole below it. */
 export function regionBytes(maxBytes: number, dispatchers: number): number {
@@ -118,7 +131,7 @@ export class OutboxWriter {
     const { words, doubles } = this.#region;
     words[at + HEADER.KIND] = kind;
     words[at + HEADER.EVENT] = event;
-    words[at + HEADER.SAMPLES] = samples;
+    doubles[(at + HEADER.SAMPLES) / 2] = samples;
     doubles[(at + HEADER.PERIOD) / 2] = period;
     doubles[(at + HEADER.DISPATCH_NS) / 2] = dispatchNs;
   }
@@ -140,8 +153,27 @@ export class OutboxWriter {
     return (this.#head - Atomics.load(this.#region.words, TAIL_WORD)) >>> 0;
   }
 
-  addMatched(event: number, samples: number): void {
-    this.#region.doubles[this.#region.bookDouble(event, BOOK.MATCHED)] += samples;
+  /** Before the samples are encoded: whoever buries a dispatcher finds what it owed. `serial` names the batch. */
+  addMatched(event: number, samples: number, period: number, serial: number): void {
+    const { doubles } = this.#region;
+    const book = this.#region.bookDouble(event, 0);
+    doubles[book + BOOK.MATCHED] += samples;
+    doubles[book + BOOK.WEIGHT] += period;
+    doubles[book + BOOK.SERIAL] = serial;
+  }
+
+  /** Serial number of the batch that addMatched counted last. */
+  matchedSerial(event: number): number {
+    return this.#region.doubles[this.#region.bookDouble(event, BOOK.SERIAL)];
+  }
+
+  /** Samples that nobody looked at. Not told when the outbox is full, which is the least of its losses then. */
+  addGap(event: number, samples: number, dispatchNs: number): void {
+    const at = this.reserve(0);
+    if (at < 0) return;
+    this.describe(at, ENTRY.GAP, event, samples, 0, dispatchNs);
+    this.describeTimes(at, 0, 0);
+    this.commit();
   }
 
   /** Weight of samples left out since the last one sent; `delta` may be negative. */
@@ -198,6 +230,13 @@ export interface PendingLoss {
   readonly lastNs: number;
 }
 
+export interface Abandoned {
+  readonly unaccounted: readonly { readonly samples: number; readonly period: number }[];
+  /** All that the dispatcher has ever matched, and found the outbox full for. */
+  readonly matched: number;
+  readonly queueFull: number;
+}
+
 /** The delivering thread's end of one region. */
 export class OutboxReader {
   readonly entry: Entry = {
@@ -214,6 +253,9 @@ export class OutboxReader {
   readonly bytes: Uint8Array;
   readonly #region: Region;
   #tail: number;
+  /** What has been taken from the queue, by event, and how much of it was QUEUE_FULL. */
+  #accounted = Array.from({ length: EVENTS_PER_HANDLER_MAX }, () => ({ samples: 0, period: 0 }));
+  #queueFull = 0;
 
   constructor(buffer: SharedArrayBuffer, dispatcher: number, dataBytes: number) {
     this.#region = new Region(buffer, dispatcher, dataBytes);
@@ -235,7 +277,7 @@ export class OutboxReader {
       const entry = this.entry;
       entry.kind = words[at + HEADER.KIND];
       entry.event = words[at + HEADER.EVENT];
-      entry.samples = words[at + HEADER.SAMPLES];
+      entry.samples = doubles[(at + HEADER.SAMPLES) / 2];
       entry.payloadBytes = words[at + HEADER.PAYLOAD_BYTES];
       entry.payloadAt = at * 4 + ENTRY_HEADER_BYTES;
       entry.period = doubles[(at + HEADER.PERIOD) / 2];
@@ -250,6 +292,7 @@ export class OutboxReader {
   /** Gives the peeked entry's room back. Every read of its payload must be done. */
   consume(): void {
     const { words, dataBytes, dataWord } = this.#region;
+    this.#account(this.entry);
     this.#advance(words[dataWord + (this.#tail & (dataBytes - 1)) / 4 + HEADER.BYTES]);
   }
 
@@ -257,6 +300,49 @@ export class OutboxReader {
     this.#tail = (this.#tail + bytes) | 0;
     // Release: the dispatcher may write there again.
     Atomics.store(this.#region.words, TAIL_WORD, this.#tail);
+  }
+
+  #account({ kind, event, samples, period }: Entry): void {
+    if (kind === ENTRY.GAP) return;
+    this.#accounted[event].samples += samples;
+    this.#accounted[event].period += period;
+    if (kind === ENTRY.LOSS) this.#queueFull += samples;
+  }
+
+  /**
+   * What a dispatcher that died had matched and neither encoded nor counted as lost, by event; from then on it counts as
+   * dealt with. Also its counters as they should be. Only when its thread is gone and no other has taken its place.
+   */
+  abandon(events: number): Abandoned {
+    const saved = { tail: this.#tail, queueFull: this.#queueFull, accounted: structuredClone(this.#accounted) };
+    // What is queued is accounted for too: walk it without consuming.
+    const { words, dataBytes, dataWord } = this.#region;
+    while (this.peek()) {
+      this.#account(this.entry);
+      this.#tail = (this.#tail + words[dataWord + (this.#tail & (dataBytes - 1)) / 4 + HEADER.BYTES]) | 0;
+    }
+    let matched = 0;
+    let queueFull = this.#queueFull;
+    const unaccounted = Array.from({ length: events }, (_, event) => {
+      const pending = this.pendingLoss(event);
+      const weight = this.#region.doubles[this.#region.bookDouble(event, BOOK.WEIGHT)];
+      matched += this.matched(event);
+      queueFull += pending.samples;
+      return {
+        samples: this.matched(event) - this.#accounted[event].samples - pending.samples,
+        period: weight - this.#accounted[event].period - pending.period,
+      };
+    });
+    this.#tail = saved.tail;
+    // Skipping has moved it; nobody has looked meanwhile.
+    Atomics.store(words, TAIL_WORD, saved.tail);
+    this.#queueFull = saved.queueFull;
+    this.#accounted = saved.accounted;
+    unaccounted.forEach(({ samples, period }, event) => {
+      this.#accounted[event].samples += samples;
+      this.#accounted[event].period += period;
+    });
+    return { unaccounted, matched, queueFull };
   }
 
   get usedBytes(): number {

@@ -13,7 +13,7 @@ import { CHUNK_SHARE, ENTRY, ENTRY_HEADER_BYTES, OutboxWriter } from "../deliver
 import { LatencyHistogram } from "../observe/histogram.js";
 import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
 import { OwnerCache, SampleFilter } from "./filter.js";
-import type { AttachSpec } from "./messages.js";
+import type { AttachSpec, FaultPoint } from "./messages.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import { type EventPace, paceFor, Thinner } from "./thinning.js";
 
@@ -58,6 +58,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   };
   readonly #owners = new OwnerCache();
   readonly #latency: LatencyHistogram;
+  /** Slots that a predecessor died in, while its last batch is offered again to the others. */
+  #abandoned: ReadonlySet<number> | null = null;
+  #fault: { readonly at: FaultPoint; readonly fail: () => never } | null = null;
   /** The ring whose batch is being offered. */
   #ringIndex = 0;
   #nowNs = 0;
@@ -129,9 +132,43 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     words[DISPATCHER_STAT.DRAINS] += 1;
     while (reader.tail < head) {
       const next = this.#batch.scan(reader, head, this.#formats, this);
-      if (this.#batch.count > 0) this.#offer();
+      if (this.#batch.count > 0) {
+        // Should this thread die on the way, its successor finds here how far it had come.
+        words[DISPATCHER_STAT.BATCH_SERIAL] += 1;
+        words[DISPATCHER_STAT.OFFERING_UNTIL] = next;
+        words[DISPATCHER_STAT.OFFERING_RING] = r + 1;
+        this.#offer();
+      }
       reader.storeTail(next);
+      words[DISPATCHER_STAT.OFFERING_RING] = 0;
     }
+  }
+
+  /**
+   * Goes on where a predecessor died: offers its last batch to the handlers that had not been offered it yet. Those it
+   * died in get no second try, which might be as deadly, but are told what they have missed.
+   */
+  resume(abandoned: readonly number[]): void {
+    const { words } = this.#parts.stats;
+    const r = words[DISPATCHER_STAT.OFFERING_RING] - 1;
+    if (r < 0) return;
+    const { reader } = this.#parts.rings[r];
+    const until = words[DISPATCHER_STAT.OFFERING_UNTIL];
+    if (reader.tail < until) {
+      this.#ringIndex = r;
+      this.#abandoned = new Set(abandoned);
+      // The same bytes give the same batch.
+      this.#batch.scan(reader, until, this.#formats, this);
+      this.#offer();
+      this.#abandoned = null;
+      reader.storeTail(until);
+    }
+    words[DISPATCHER_STAT.OFFERING_RING] = 0;
+  }
+
+  /** The next dispatch that gets there calls `fail`. */
+  failAt(at: FaultPoint, fail: () => never): void {
+    this.#fault = { at, fail };
   }
 
   #offer(): void {
@@ -148,7 +185,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     for (let event = 0; event < EVENTS_MAX; event++) {
       if (batch.countOf[event] > 0) stats.words[stats.event(event, EVENT_STAT.SAMPLES)] += batch.countOf[event];
     }
-    if (claimed < batch.count) this.#countUnclaimed();
+    // Who claimed a batch before a predecessor died is not known any more.
+    if (claimed < batch.count && this.#abandoned === null) this.#countUnclaimed();
   }
 
   #countUnclaimed(): void {
@@ -163,6 +201,18 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   dispatch(slot: number, generation: number): void {
     const port = this.#ports[slot];
     if (port === null || port.spec.generation !== generation) return;
+    const { counters, index, stats } = this.#parts;
+    const serial = stats.words[DISPATCHER_STAT.BATCH_SERIAL];
+    if (this.#abandoned !== null) {
+      // Offered before the predecessor died, or the one it died in.
+      if (counters.offered(slot, index) === serial) return;
+      if (this.#abandoned.has(slot)) {
+        this.#tellGaps(port, slot, serial);
+        counters.setOffered(slot, index, serial);
+        return;
+      }
+    }
+    if (this.#fault?.at === "entered") this.#fault.fail();
     const startNs = this.#nowNs;
     let matched = 0;
     let lost = 0;
@@ -174,16 +224,35 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       const selected = this.#select(port, e, armed);
       if (selected === 0) continue;
       matched += selected;
-      port.writer.addMatched(e, selected);
+      port.writer.addMatched(e, selected, this.#weigh(0, selected), serial);
+      if (this.#fault?.at === "matched") this.#fault.fail();
       lost += this.#emit(port, e, selected);
     }
     // One clock reading a dispatch: where one ends the next begins.
     this.#nowNs = this.#parts.now();
-    this.#parts.counters.countDispatch(slot, this.#parts.index, matched, lost, this.#nowNs - startNs, this.#nowNs);
-    if (matched > 0) {
-      this.#delivered = true;
-      Atomics.or(this.#parts.dirty, slot >>> 5, 1 << (slot & 31));
-    }
+    counters.countDispatch(slot, index, matched, lost, this.#nowNs - startNs, this.#nowNs);
+    counters.setOffered(slot, index, serial);
+    if (matched > 0) this.#markDirty(slot);
+  }
+
+  #markDirty(slot: number): void {
+    this.#delivered = true;
+    Atomics.or(this.#parts.dirty, slot >>> 5, 1 << (slot & 31));
+  }
+
+  /** Of the events that the predecessor had not come to, the handler is told how many samples the batch held. */
+  #tellGaps(port: Port, slot: number, serial: number): void {
+    port.spec.events.forEach(({ armed }, e) => {
+      const samples = this.#batch.countOf[armed];
+      if (samples > 0 && port.writer.matchedSerial(e) !== serial) port.writer.addGap(e, samples, this.#nowNs);
+    });
+    this.#markDirty(slot);
+  }
+
+  #weigh(from: number, to: number): number {
+    let weight = 0;
+    for (let k = from; k < to; k++) weight += this.#selection.period[k];
+    return weight;
   }
 
   /** Fills the selection with the samples of one event that the handler gets; returns how many. */
@@ -263,10 +332,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   #emitChunk(port: Port, e: number, from: number, to: number, addresses: number): boolean {
     const { writer } = port;
-    const { sample, period } = this.#selection;
+    const { sample } = this.#selection;
     const { cpu, reader } = this.#parts.rings[this.#ringIndex];
-    let weight = 0;
-    for (let k = from; k < to; k++) weight += period[k];
+    const weight = this.#weigh(from, to);
     const firstNs = this.#batch.time[sample[from]];
     const lastNs = this.#batch.time[sample[to - 1]];
     // What was lost before is told before what comes after.

@@ -1,7 +1,10 @@
-/** The main thread's end of the dispatcher threads: starts them, tells them, waits for their answers, stops them. */
+/**
+ * The main thread's end of the dispatcher threads: starts them, tells them, waits for their answers, stops them, and
+ * when one dies puts another in its place, on the same rings and with everything its predecessor had been told.
+ */
 import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
-import type { RingDescriptor } from "../../pmu/source.js";
+import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { DispatcherStats } from "./stats.js";
 
@@ -14,18 +17,77 @@ export interface HostOptions {
   readonly clockIsMonotonic: boolean;
   readonly removalBell: SharedArrayBuffer;
   readonly deliveryBell: SharedArrayBuffer;
-  /** A dispatcher died: nothing it owed will come. */
-  readonly onFailure: (index: number, error: Error) => void;
+  /**
+   * A dispatcher has died and its thread is gone. Settles what it owed, retracts its announcements, and returns the
+   * slots it was inside; then another takes its place.
+   */
+  readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher dies again and again: there is no point in another. */
+  readonly onFatal: (error: Error) => void;
+}
+
+/** More deaths of one dispatcher than this within the window are no accident. */
+const DEATHS_MAX = 5;
+const DEATHS_WINDOW_MS = 10_000;
+
+/** What a dispatcher has been told, as far as it still matters: the state of one that is started now. */
+class Ledger {
+  readonly #paces = new Map<number, Control>();
+  readonly #attached = new Map<number, Control>();
+  #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
+
+  note(control: Control): void {
+    switch (control.kind) {
+      case "attach":
+        this.#attached.set(control.spec.slot, control);
+        break;
+      case "detach":
+        this.#attached.delete(control.slot);
+        break;
+      case "pace":
+        this.#paces.set(control.event, control);
+        break;
+      case "add formats":
+        for (const format of control.formats) this.#formats.push({ event: control.event, format });
+        break;
+      case "remove formats":
+        for (const format of control.formats) this.#removeFormat(format);
+        break;
+      case "drain":
+      case "fail":
+      case "stop":
+        break;
+    }
+  }
+
+  /** Paces before handlers, whose own follow from them. */
+  controls(): Control[] {
+    const formats = this.#formats.map(
+      ({ event, format }): Control => ({ kind: "add formats", event, formats: [format] }),
+    );
+    return [...this.#paces.values(), ...formats, ...this.#attached.values()];
+  }
+
+  /** One opening of the event: a recording hands out the same ids for each. */
+  #removeFormat({ ids }: RecordFormat): void {
+    const same = this.#formats.findIndex(({ format }) => format.ids.length === ids.length && format.ids[0] === ids[0]);
+    if (same >= 0) this.#formats.splice(same, 1);
+  }
 }
 
 class DispatcherThread {
   readonly cpus: readonly number[];
   readonly stats = new DispatcherStats();
   readonly dirty: Int32Array;
-  readonly #worker: Worker;
-  readonly #controlFd = eventfd();
+  /** Times it died and was replaced. */
+  restarts = 0;
+  readonly #setup: Omit<DispatcherSetup, "initial" | "abandoned">;
+  readonly #options: HostOptions;
+  readonly #ledger = new Ledger();
   readonly #waiting = new Map<number, () => void>();
-  readonly #exited: Promise<void>;
+  readonly #deathsMs: number[] = [];
+  #worker: Worker;
+  #exited: Promise<void> = Promise.resolve();
   #sequence = 0;
   #stopping = false;
 
@@ -33,7 +95,8 @@ class DispatcherThread {
     this.cpus = rings.map((ring) => ring.cpu);
     const dirty = new SharedArrayBuffer(Math.ceil(options.capacity / 32) * 4);
     this.dirty = new Int32Array(dirty);
-    const setup: DispatcherSetup = {
+    this.#options = options;
+    this.#setup = {
       index,
       tableAddress: options.tableAddress,
       tableBytes: options.tableBytes,
@@ -45,35 +108,64 @@ class DispatcherThread {
       removalBell: options.removalBell,
       deliveryBell: options.deliveryBell,
       dirty,
-      controlFd: this.#controlFd,
+      controlFd: eventfd(),
     };
-    this.#worker = new Worker(new URL("./worker.js", import.meta.url), {
-      workerData: setup,
-      name: `dispatcher ${index}`,
-    });
-    this.#worker.on("message", ({ sequence }: Answer) => {
-      this.#waiting.get(sequence)?.();
-      this.#waiting.delete(sequence);
-    });
+    this.#worker = this.#start(null);
+  }
+
+  #start(abandoned: readonly number[] | null): Worker {
+    const { index } = this.#setup;
+    const workerData: DispatcherSetup = { ...this.#setup, initial: this.#ledger.controls(), abandoned };
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { workerData, name: `dispatcher ${index}` });
+    worker.on("message", ({ sequence }: Answer) => this.#answered(sequence));
     let failure: Error | null = null;
-    this.#worker.on("error", (error: Error) => {
+    worker.on("error", (error: Error) => {
       failure = error;
     });
     this.#exited = new Promise((resolve) => {
-      this.#worker.on("exit", (code) => {
-        if (!this.#stopping) options.onFailure(index, failure ?? new Error(`dispatcher ${index} exited with ${code}`));
+      // The thread has ended when this is emitted: it will not write anything any more.
+      worker.on("exit", (code) => {
         resolve();
+        if (!this.#stopping) this.#replace(failure ?? new Error(`exited with ${code}`));
       });
+    });
+    return worker;
+  }
+
+  #replace(error: Error): void {
+    const { index } = this.#setup;
+    const nowMs = performance.now();
+    this.#deathsMs.push(nowMs);
+    while (nowMs - this.#deathsMs[0] > DEATHS_WINDOW_MS) this.#deathsMs.shift();
+    if (this.#deathsMs.length > DEATHS_MAX) {
+      this.#options.onFatal(
+        new Error(`dispatcher ${index} died ${DEATHS_MAX + 1} times in a row: ${error.message}`, { cause: error }),
+      );
+      return;
+    }
+    const abandoned = this.#options.onDeath(index, error);
+    this.restarts++;
+    const unanswered = [...this.#waiting.keys()];
+    this.#worker = this.#start(abandoned);
+    // It was started with all that the dead one had been told, so what was not answered is done when it answers at all.
+    void this.tell({ kind: "drain" }).then(() => {
+      for (const sequence of unanswered) this.#answered(sequence);
     });
   }
 
-  /** Resolves when the dispatcher has done it. */
+  #answered(sequence: number): void {
+    this.#waiting.get(sequence)?.();
+    this.#waiting.delete(sequence);
+  }
+
+  /** Resolves when the dispatcher, or the one that took its place, has done it. */
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
+    this.#ledger.note(control);
     return new Promise((resolve) => {
       this.#waiting.set(sequence, resolve);
       this.#worker.postMessage({ sequence, control } satisfies Request);
-      signalEventfd(this.#controlFd);
+      signalEventfd(this.#setup.controlFd);
     });
   }
 
@@ -81,7 +173,7 @@ class DispatcherThread {
     this.#stopping = true;
     await Promise.race([this.tell({ kind: "stop" }), this.#exited]);
     await this.#exited;
-    closeFd(this.#controlFd);
+    closeFd(this.#setup.controlFd);
   }
 }
 

@@ -34,7 +34,12 @@ export type Control =
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
   /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
   | { readonly kind: "drain" }
+  /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */
+  | { readonly kind: "fail"; readonly at: FaultPoint; readonly how: "throw" | "exit" }
   | { readonly kind: "stop" };
+
+/** `entered`: announced, nothing selected yet. `matched`: samples are selected and counted, none is encoded. */
+export type FaultPoint = "now" | "entered" | "matched";
 
 /** Each control message is answered in order. */
 export type Request = { readonly sequence: number; readonly control: Control };
@@ -55,6 +60,10 @@ export interface DispatcherSetup {
   readonly deliveryBell: SharedArrayBuffer;
   /** Bit s % 32 of word s / 32: slot s has something to deliver. */
   readonly dirty: SharedArrayBuffer;
+  /** What the dispatchers had been told when this one was started: its state is made of it. */
+  readonly initial: readonly Control[];
+  /** Slots that its predecessor died in; null when it has none. */
+  readonly abandoned: readonly number[] | null;
   /** Readable when there is a control message. */
   readonly controlFd: number;
 }

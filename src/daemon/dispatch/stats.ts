@@ -5,7 +5,18 @@
 import { EVENTS_MAX } from "../../pmu/record.js";
 import { HISTOGRAM_WORDS } from "../observe/histogram.js";
 
-export const DISPATCHER_STAT = { WAKEUPS: 0, DRAINS: 1, SAMPLES: 2, CORRUPT_BYTES: 3, STRAY_SAMPLES: 4 } as const;
+export const DISPATCHER_STAT = {
+  WAKEUPS: 0,
+  DRAINS: 1,
+  SAMPLES: 2,
+  CORRUPT_BYTES: 3,
+  STRAY_SAMPLES: 4,
+  /** Of the batch that is being offered, or was last. What a restarted dispatcher goes on from. */
+  BATCH_SERIAL: 5,
+  /** Ring of the batch that is being offered plus 1, and the position behind it; 0 between batches. */
+  OFFERING_RING: 6,
+  OFFERING_UNTIL: 7,
+} as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
 const DISPATCHER_WORDS = 8;

@@ -16,6 +16,9 @@ import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
 const POLL_FOREVER = -1;
 const POLL_MS_MAX = 1000;
 
+/** What the rings hold when these come belongs to what was before them. */
+const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set(["remove formats", "pace", "drain", "stop"]);
+
 if (parentPort === null) throw new Error("a dispatcher runs in a worker thread");
 run(workerData as DispatcherSetup, parentPort);
 
@@ -53,19 +56,23 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         dispatcher.addFormats(control.event, control.formats);
         break;
       case "remove formats":
-        drain();
         dispatcher.removeFormats(control.formats);
         break;
       case "pace":
-        drain();
         dispatcher.setPace(control.event, control.pace);
+        break;
+      case "fail":
+        if (control.at === "now") fail(control.how);
+        dispatcher.failAt(control.at, () => fail(control.how));
         break;
       case "drain":
       case "stop":
-        drain();
         break;
     }
   };
+  // Nothing is drained before all is known: what belongs to a format or a handler still to come would be lost.
+  for (const control of setup.initial) apply(control);
+  if (setup.abandoned !== null) dispatcher.resume(setup.abandoned);
   // struct pollfd pairs: the control fd, then the rings.
   const fds = [setup.controlFd, ...setup.rings.map((ring) => ring.pollFd)];
   const pollFds = new Int32Array(fds.length * 2);
@@ -75,6 +82,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   for (;;) {
     for (let message = receiveMessageOnPort(port); message !== undefined; message = receiveMessageOnPort(port)) {
       const { sequence, control } = message.message as Request;
+      if (DRAINED_BEFORE.has(control.kind)) drain();
       apply(control);
       port.postMessage({ sequence } satisfies Answer);
       if (control.kind === "stop") return;
@@ -89,6 +97,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       if (ring.pollKind === "eventfd" && pollFds[2 * (i + 1) + 1] >>> 16 !== 0) clearEventfd(ring.pollFd);
     });
   }
+}
+
+function fail(how: "throw" | "exit"): never {
+  if (how === "throw") throw new Error("a fault was injected");
+  process.exit(1);
 }
 
 /** A handler that wants its samples at once is woken by the ring for each; the time-out is for those that wait. */

@@ -39,6 +39,7 @@ export interface ResolvedEventMessage {
 export interface LossMessage {
   readonly count: number;
   readonly reason: string;
+  readonly event_wide: boolean;
   readonly first_time: number;
   readonly last_time: number;
   readonly event_index: number;

@@ -165,6 +165,8 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
     lease_remaining_ms: snapshot.leaseRemainingMs,
     dispatches: snapshot.dispatches,
     longest_dispatch_ns: snapshot.longestDispatchNs,
+    dispatch_time_buckets: snapshot.dispatchTime.counts,
+    dispatch_ns_sum: Math.round(snapshot.dispatchTime.sum * 1e9),
     peer: handler.peer,
     registered_at: handler.registeredAt,
   };

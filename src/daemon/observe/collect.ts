@@ -1,7 +1,7 @@
 /** Takes the Snapshot: the one place that knows where every counter lives. */
 import type { Source } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
-import { LOSS_REASONS, STATE_NAMES } from "../../registry/layout.js";
+import { DISPATCH_TIME_BUCKETS, LOSS_REASONS, STATE_NAMES } from "../../registry/layout.js";
 import type { HandlerTable } from "../../registry/table.js";
 import type { ArmedEvent, ArmedEvents } from "../broker/armed-events.js";
 import type { Broker } from "../broker/broker.js";
@@ -11,6 +11,7 @@ import type { NsClock } from "../clock.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
 import { snapshotHistograms } from "./histogram.js";
+import type { SlowDispatchWatch } from "./slow-dispatch.js";
 import type { EventSnapshot, HandlerSnapshot, LossSnapshot, Snapshot } from "./snapshot.js";
 
 export interface CollectParts {
@@ -24,6 +25,7 @@ export interface CollectParts {
   readonly armedEvents: ArmedEvents;
   readonly broker: Broker;
   readonly tally: Tally;
+  readonly slowDispatches: SlowDispatchWatch;
   readonly removalWait: Float64Array;
   readonly dispatchToStream: Float64Array;
   readonly startedNs: number;
@@ -32,6 +34,8 @@ export interface CollectParts {
 
 const NS_PER_SECOND = 1e9;
 const NS_PER_MS = 1e6;
+/** Inclusive upper bounds of all buckets but the last. */
+const DISPATCH_TIME_BOUNDS_SECONDS = Array.from({ length: DISPATCH_TIME_BUCKETS - 1 }, (_, i) => 2 ** i / 1e6);
 /** The reasons that are part of a handler's books. */
 const BOOKED_REASONS = LOSS_REASONS.filter((reason) => reason !== "LOSS_REASON_UNSPECIFIED" && reason !== "KERNEL");
 
@@ -52,13 +56,14 @@ export function collect(parts: CollectParts): Snapshot {
     },
     uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
     capacity: parts.table.layout.capacity,
-    dispatchers: host.threads.map(({ cpus, stats }, index) => ({
+    dispatchers: host.threads.map(({ cpus, stats, restarts }, index) => ({
       index,
       cpus,
       wakeups: stats.words[DISPATCHER_STAT.WAKEUPS],
       drains: stats.words[DISPATCHER_STAT.DRAINS],
       samples: stats.words[DISPATCHER_STAT.SAMPLES],
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
+      restarts,
     })),
     events,
     handlers,
@@ -76,6 +81,7 @@ export function collect(parts: CollectParts): Snapshot {
       })),
       registrations: tally.registrations,
       removals: tally.removals,
+      slowDispatches: parts.slowDispatches.total,
     },
     ringToDispatch: snapshotHistograms(
       source.clockIsMonotonic ? host.threads.map(({ stats }) => stats.ringToDispatch) : [],
@@ -140,5 +146,10 @@ export function handlerSnapshot(
     leaseRemainingMs: handler.lease === null ? 0 : Math.max(0, Math.round(handler.lease.endsAtMs - now() / NS_PER_MS)),
     dispatches: dispatched.dispatches,
     longestDispatchNs: dispatched.longestDispatchNs,
+    dispatchTime: {
+      bounds: DISPATCH_TIME_BOUNDS_SECONDS,
+      counts: dispatched.dispatchTime,
+      sum: dispatched.dispatchNsSum / NS_PER_SECOND,
+    },
   };
 }

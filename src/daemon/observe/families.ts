@@ -162,6 +162,16 @@ export const COUNTERS: readonly Family<number>[] = [
     "Bytes skipped in rings because they were no valid records. Must stay 0: report anything else as a bug, with the kernel's version.",
     (d) => d.corruptBytes,
   ),
+  perDispatcher(
+    "nmid_dispatcher_restarts_total",
+    "Times the dispatcher's thread died and another took its place. Must stay 0: the log says why it died; handlers were told what they lost with the reason DISPATCHER_DIED.",
+    (d) => d.restarts,
+  ),
+  total(
+    "nmid_slow_dispatches_total",
+    "Dispatches that took longer than limits.slow_dispatch_us. The log names the handlers; nmid_handler_dispatch_seconds shows their times.",
+    (s) => s.totals.slowDispatches,
+  ),
 ];
 
 const HANDLER_STATES = ["CLAIMED", "ACTIVE", "DRAINING"] as const;
@@ -269,4 +279,10 @@ export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
     "Time that removals of handlers waited for dispatchers to leave them. Bounded by the longest dispatch; seconds mean a dispatcher that does not get CPU.",
     (s) => s.removalWait,
   ),
+  {
+    name: "nmid_handler_dispatch_seconds",
+    help: "Time that offering one batch to the handler took. A handler whose dispatches are slow delays those behind it in the table: look for filters that match very much.",
+    labelNames: ["handler", "name"],
+    values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: row.dispatchTime })),
+  },
 ];

@@ -41,6 +41,7 @@ function handler(handlerId: number, change: Partial<HandlerSnapshot> = {}): Hand
     leaseRemainingMs: 0,
     dispatches: 2,
     longestDispatchNs: 1_500,
+    dispatchTime: { bounds: [1e-6, 2e-6], counts: [1, 1, 0], sum: 2.5e-6 },
     ...change,
   };
 }
@@ -76,8 +77,8 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     uptimeSeconds: 12.5,
     capacity: 64,
     dispatchers: [
-      { index: 0, cpus: [0], wakeups: 11, drains: 12, samples: 13, corruptBytes: 0 },
-      { index: 1, cpus: [1], wakeups: 21, drains: 22, samples: 23, corruptBytes: 24 },
+      { index: 0, cpus: [0], wakeups: 11, drains: 12, samples: 13, corruptBytes: 0, restarts: 0 },
+      { index: 1, cpus: [1], wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, restarts: 1 },
     ],
     events: [event("cpu-clock")],
     handlers: [handler(1), handler(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],
@@ -92,6 +93,7 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       losses: REASONS.map((reason, i) => ({ reason, count: i === 0 ? 10 : 0 })),
       registrations: 4,
       removals: 2,
+      slowDispatches: 3,
     },
     ringToDispatch: histogramOf(500, 1_500, 1_500, 3_000_000, 20e9),
     dispatchToStream: histogramOf(),

@@ -2,7 +2,7 @@
  * The rows behind the labelled metric families: what a snapshot holds of events and handlers, with unique labels and
  * in bounded number.
  */
-import type { EventSnapshot, HandlerSnapshot, LossSnapshot } from "./snapshot.js";
+import type { EventSnapshot, HandlerSnapshot, HistogramSnapshot, LossSnapshot } from "./snapshot.js";
 
 /** Handlers with series of their own; each has about ten. What comes on top is summed under handler="other". */
 export const HANDLER_SERIES_MAX = 200;
@@ -30,6 +30,7 @@ export interface HandlerRow {
   readonly subscribed: number;
   readonly dispatches: number;
   readonly longestDispatchNs: number;
+  readonly dispatchTime: HistogramSnapshot;
 }
 
 function eventRow(event: EventSnapshot): EventRow {
@@ -92,6 +93,11 @@ function mergeHandlers(a: HandlerRow, b: HandlerRow): HandlerRow {
     subscribed: a.subscribed + b.subscribed,
     dispatches: a.dispatches + b.dispatches,
     longestDispatchNs: Math.max(a.longestDispatchNs, b.longestDispatchNs),
+    dispatchTime: {
+      bounds: b.dispatchTime.bounds,
+      counts: b.dispatchTime.counts.map((count, i) => count + (a.dispatchTime.counts[i] ?? 0)),
+      sum: a.dispatchTime.sum + b.dispatchTime.sum,
+    },
   };
 }
 
@@ -105,6 +111,7 @@ const NO_HANDLER: HandlerRow = {
   subscribed: 0,
   dispatches: 0,
   longestDispatchNs: 0,
+  dispatchTime: { bounds: [], counts: [], sum: 0 },
 };
 
 /**

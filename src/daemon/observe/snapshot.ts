@@ -37,6 +37,8 @@ export interface DispatcherSnapshot {
   readonly drains: number;
   readonly samples: number;
   readonly corruptBytes: number;
+  /** Times it died and was replaced. */
+  readonly restarts: number;
 }
 
 export interface LossSnapshot {
@@ -59,6 +61,8 @@ export interface HandlerSnapshot {
   readonly leaseRemainingMs: number;
   readonly dispatches: number;
   readonly longestDispatchNs: number;
+  /** Durations of dispatches. */
+  readonly dispatchTime: HistogramSnapshot;
 }
 
 export interface Snapshot {
@@ -91,6 +95,8 @@ export interface Snapshot {
     readonly losses: readonly LossSnapshot[];
     readonly registrations: number;
     readonly removals: number;
+    /** Dispatches that took longer than the configured threshold. */
+    readonly slowDispatches: number;
   };
   /** From a sample's own time to its dispatch. Empty where the source's clock is not this machine's. */
   readonly ringToDispatch: HistogramSnapshot;
