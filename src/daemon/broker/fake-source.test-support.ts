@@ -1,0 +1,134 @@
+/** For tests: a source whose events write down what is done to them, in one log with what dispatchers are told. */
+import { PmuError } from "../../pmu/errors.js";
+import { parseEventSpec, requestedRate } from "../../pmu/event-spec.js";
+import type {
+  EventReading,
+  EventRequest,
+  EventShape,
+  OpenEvent,
+  Rate,
+  ResolvedEvent,
+  Source,
+  SourceKind,
+} from "../../pmu/source.js";
+import type { Control } from "../dispatch/messages.js";
+
+export class FakeEvent implements OpenEvent {
+  readonly formats;
+  readonly event: ResolvedEvent;
+  readonly shape: EventShape;
+  enabled = false;
+  closed = false;
+  reading: EventReading = { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 };
+  readonly #source: FakeSource;
+  readonly #id: number;
+
+  constructor(source: FakeSource, id: number, event: ResolvedEvent, shape: EventShape) {
+    this.#source = source;
+    this.#id = id;
+    this.event = event;
+    this.shape = shape;
+    this.formats = [{ ids: [BigInt(id)], sampleType: 0, sampleIdAll: true, fixedPeriod: 0 }];
+  }
+
+  setRate(rate: Rate): void {
+    this.#do(`rate ${rateText(rate)}`);
+  }
+
+  enable(): void {
+    this.#do("enable");
+    this.enabled = true;
+  }
+
+  disable(): void {
+    this.#do("disable");
+    this.enabled = false;
+  }
+
+  read(): EventReading {
+    if (this.closed) throw new Error(`event ${this.#id} is closed`);
+    return this.reading;
+  }
+
+  close(): void {
+    this.#do("close");
+    this.closed = true;
+  }
+
+  #do(what: string): void {
+    const error = this.#source.refuse(what);
+    if (error !== null) throw error;
+    if (this.closed) throw new Error(`${what} of event ${this.#id}, which is closed`);
+    this.#source.log.push(`${what} ${this.#id}`);
+  }
+}
+
+export class FakeSource implements Source {
+  readonly kind: SourceKind;
+  readonly description = "fake";
+  readonly clock = "CLOCK_MONOTONIC";
+  readonly clockIsMonotonic = true;
+  readonly defaultEvent = "cycles";
+  readonly rings = [];
+  readonly log: string[] = [];
+  readonly opened: FakeEvent[] = [];
+  /** Says with what a step fails: `open`, or as it would be written down, without the event's number. */
+  refuse: (what: string) => Error | null = () => null;
+
+  constructor(kind: SourceKind = "perf") {
+    this.kind = kind;
+  }
+
+  get live(): FakeEvent[] {
+    return this.opened.filter(({ closed }) => !closed);
+  }
+
+  listEvents(): { events: []; pmus: [] } {
+    return { events: [], pmus: [] };
+  }
+
+  resolve(request: EventRequest): ResolvedEvent {
+    const event = parseEventSpec(request.event === "" ? this.defaultEvent : request.event);
+    const rate: Rate = requestedRate(request) ?? { kind: "frequency", hz: 99 };
+    return { ...event, rate, key: `${event.name}/${rate.kind}` };
+  }
+
+  open(event: ResolvedEvent, shape: EventShape): FakeEvent {
+    const error = this.refuse("open");
+    if (error !== null) throw error;
+    const opened = new FakeEvent(this, this.opened.length, event, shape);
+    const fields = ["callchain", "cgroup", "wakeEach"].filter((field) => shape[field as keyof EventShape]);
+    this.log.push(["open", this.opened.length, rateText(event.rate), ...fields].join(" "));
+    this.opened.push(opened);
+    return opened;
+  }
+
+  /** What dispatchers are told, in the same log. */
+  readonly tellAll = async (control: Control): Promise<void> => {
+    // Answered later, as by another thread.
+    await Promise.resolve();
+    if (control.kind === "pace") this.log.push(`pace ${control.pace.frequencyHz ?? control.pace.period ?? "unknown"}`);
+    else if (control.kind === "add formats") this.log.push(`add ${control.formats[0].ids} to ${control.event}`);
+    else if (control.kind === "remove formats") this.log.push(`remove ${control.formats[0].ids}`);
+    else this.log.push(control.kind);
+  };
+
+  /** What happened since the last call. */
+  takeLog(): string[] {
+    return this.log.splice(0);
+  }
+
+  begin(): void {}
+
+  onEnd(): void {}
+
+  async close(): Promise<void> {}
+}
+
+export function refusedRate(): PmuError {
+  return new PmuError("RATE_INVALID", "the kernel rejects the rate");
+}
+
+function rateText(rate: Rate): string {
+  return rate.kind === "frequency" ? `${rate.hz}Hz` : rate.kind === "period" ? `${rate.period}` : "all";
+}

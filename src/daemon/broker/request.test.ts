@@ -1,0 +1,200 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { PmuError, type PmuErrorCode } from "../../pmu/errors.js";
+import type { DaemonLimits } from "../config/config.js";
+import { REGION_BYTES_MIN } from "../delivery/outbox.js";
+import { BrokerError, type BrokerErrorCode } from "./errors.js";
+import { FakeSource } from "./fake-source.test-support.js";
+import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
+
+const LIMITS: DaemonLimits = {
+  queueMaxBytes: 8 * REGION_BYTES_MIN,
+  queueDefaultBytes: 4 * REGION_BYTES_MIN,
+  flushIntervalDefaultMs: 100,
+  flushIntervalMaxMs: 5000,
+  slowDispatchUs: 1024,
+  leaseDefaultMs: 10_000,
+  leaseMaxMs: 60_000,
+  deregisterTimeoutDefaultMs: 5000,
+  messageMaxBytes: 2 ** 20,
+  filterEntriesMax: 4,
+  eventsPerHandlerMax: 3,
+};
+
+const FILTER = { pids: [], cpus: [], uids: [], cgroups: [], exclude_user: false, exclude_kernel: false };
+
+const REQUEST: RegisterRequestMessage = {
+  name: "profiler",
+  events: [{ event: "cycles", frequency_hz: 100, period: 0 }],
+  filter: null,
+  fields: [],
+  queue: null,
+  lease_ms: 0,
+};
+
+function check(changes: Partial<RegisterRequestMessage>, dispatchers = 1): HandlerSpec {
+  return checkRegister({ ...REQUEST, ...changes }, { source: new FakeSource(), limits: LIMITS, dispatchers });
+}
+
+function assertRefused(changes: Partial<RegisterRequestMessage>, message: RegExp, dispatchers = 1): void {
+  assert.throws(
+    () => check(changes, dispatchers),
+    (error: unknown) => {
+      assert.ok(error instanceof BrokerError, `${error}`);
+      assert.equal(error.code, "INVALID_ARGUMENT");
+      assert.match(error.message, message);
+      return true;
+    },
+  );
+}
+
+function event(name: string, frequency_hz = 0, period = 0): RegisterRequestMessage["events"][number] {
+  return { event: name, frequency_hz, period };
+}
+
+describe("checkRegister", () => {
+  it("fills in the daemon's defaults", () => {
+    const spec = check({ events: [] });
+    assert.deepEqual(
+      spec.events.map(({ name, rate }) => [name, rate]),
+      [["cycles", { kind: "frequency", hz: 99 }]],
+    );
+    assert.deepEqual(
+      [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs, spec.callchain],
+      [LIMITS.queueDefaultBytes, "DROP_NEWEST", 100, 10_000, false],
+    );
+    assert.deepEqual(spec.filter, {
+      pids: [],
+      cpus: [],
+      uids: [],
+      cgroupIds: [],
+      excludeUser: false,
+      excludeKernel: false,
+    });
+  });
+
+  it("takes what is given", () => {
+    const spec = check({
+      fields: ["CALLCHAIN"],
+      filter: { ...FILTER, pids: [1, 2], cpus: [3], uids: [4], exclude_user: true },
+      queue: {
+        max_bytes: 2 * REGION_BYTES_MIN,
+        overflow: "DISCONNECT",
+        flush: "flush_interval_ms",
+        flush_interval_ms: 7,
+      },
+      lease_ms: 1,
+    });
+    assert.deepEqual(
+      [spec.callchain, spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
+      [true, 2 * REGION_BYTES_MIN, "DISCONNECT", 7, 1],
+    );
+    assert.deepEqual([spec.filter.pids, spec.filter.cpus, spec.filter.uids], [[1, 2], [3], [4]]);
+    assert.deepEqual([spec.filter.excludeUser, spec.filter.excludeKernel], [true, false]);
+  });
+
+  it("tells a flush interval of 0 from one that is not set", () => {
+    const queue = { max_bytes: 0, overflow: "OVERFLOW_UNSPECIFIED" };
+    assert.equal(check({ queue: { ...queue, flush: "flush_interval_ms", flush_interval_ms: 0 } }).flushIntervalMs, 0);
+    assert.equal(check({ queue }).flushIntervalMs, 100);
+  });
+
+  it("allows each bound itself", () => {
+    check({ name: "é".repeat(31), lease_ms: 60_000 });
+    check({ queue: { max_bytes: REGION_BYTES_MIN, overflow: "DROP_OLDEST" } });
+    check({ queue: { max_bytes: LIMITS.queueMaxBytes, overflow: "DROP_NEWEST" } }, 8);
+    check({ filter: { ...FILTER, pids: [1, 2, 3, 4] } });
+    check({ events: [event("cycles", 1), event("cycles", 0, 1), event("cpu-clock", 1)] });
+  });
+
+  it("refuses names that cannot be shown", () => {
+    assertRefused({ name: "" }, /^name: empty/);
+    assertRefused({ name: "a".repeat(64) }, /^name: 64 bytes long: at most 63/);
+    assertRefused({ name: "é".repeat(32) }, /^name: 64 bytes long/);
+    for (const name of ["a\nb", "a\u001b[31m", "\0", "a\u0085"])
+      assertRefused({ name }, /^name: holds control characters/);
+  });
+
+  it("refuses events by their place in the request", () => {
+    assertRefused({ events: [event("cycles"), event("cyclse")] }, /^events\[1\]\.event: .*did you mean "cycles"/);
+    assertRefused({ events: [event("cycles:x")] }, /^events\[0\]\.event: .*unknown modifier "x"/);
+    assertRefused(
+      { events: [event("cycles"), event("cpu-clock", 5, 5)] },
+      /^events\[1\]\.frequency_hz and events\[1\]\.period: both are given/,
+    );
+    assertRefused({ events: [event("cycles", 2e9)] }, /^events\[0\]\.frequency_hz: 2000000000 is no frequency/);
+    assertRefused(
+      { events: [event("cycles", 100), event("cpu-cycles", 200)] },
+      /^events\[1\]\.event: cycles is given twice/,
+    );
+    assertRefused(
+      { events: ["cycles", "instructions", "cpu-clock", "task-clock"].map((name) => event(name)) },
+      /^events: 4 given: at most 3/,
+    );
+  });
+
+  it("refuses filters that are too long or let nothing pass", () => {
+    for (const list of ["pids", "cpus", "uids"] as const) {
+      assertRefused(
+        { filter: { ...FILTER, [list]: [1, 2, 3, 4, 5] } },
+        new RegExp(`^filter\\.${list}: 5 entries: at most 4`),
+      );
+    }
+    assertRefused({ filter: { ...FILTER, cgroups: ["/", "/", "/", "/", "/"] } }, /^filter\.cgroups: 5 entries/);
+    assertRefused({ filter: { ...FILTER, exclude_user: true, exclude_kernel: true } }, /^filter\.exclude_kernel: /);
+  });
+
+  it("refuses cgroups that are not there, or not below the mount", () => {
+    for (const path of ["", "system.slice", "/../etc", "/a/../../etc"]) {
+      assertRefused({ filter: { ...FILTER, cgroups: [path] } }, /^filter\.cgroups\[0\]: ".*": give the path below/);
+    }
+    assertRefused(
+      { filter: { ...FILTER, cgroups: ["/no/such/group"] } },
+      /^filter\.cgroups\[0\]: "\/no\/such\/group": no such/,
+    );
+  });
+
+  it("refuses fields that it does not offer", () => {
+    assertRefused({ fields: ["CALLCHAIN", "RAW"] }, /^fields\[1\]: RAW is not offered/);
+    assertRefused({ fields: ["FIELD_UNSPECIFIED"] }, /^fields\[0\]: /);
+  });
+
+  it("refuses queues and leases beyond the limits", () => {
+    const queue = { max_bytes: 0, overflow: "DROP_NEWEST" };
+    assertRefused(
+      { queue: { ...queue, max_bytes: REGION_BYTES_MIN - 1 } },
+      /^queue\.max_bytes: 65535: give between 65536/,
+    );
+    assertRefused({ queue: { ...queue, max_bytes: 2 * REGION_BYTES_MIN } }, /^queue\.max_bytes: .* between 262144/, 4);
+    assertRefused({ queue: { ...queue, max_bytes: LIMITS.queueMaxBytes + 1 } }, /^queue\.max_bytes: /);
+    assertRefused({ queue: { ...queue, overflow: "17" } }, /^queue\.overflow: 17/);
+    assertRefused(
+      { queue: { ...queue, flush: "flush_interval_ms", flush_interval_ms: 5001 } },
+      /^queue\.flush_interval_ms: 5001: at most 5000/,
+    );
+    assertRefused({ lease_ms: 60_001 }, /^lease_ms: 60001: at most 60000, or 0 for 10000/);
+  });
+});
+
+describe("refusal", () => {
+  it("has gRPC's word for everything a source refuses", () => {
+    const codes: Record<PmuErrorCode, BrokerErrorCode> = {
+      EVENT_SYNTAX: "INVALID_ARGUMENT",
+      EVENT_UNKNOWN: "INVALID_ARGUMENT",
+      RATE_INVALID: "INVALID_ARGUMENT",
+      SHAPE_UNSUPPORTED: "INVALID_ARGUMENT",
+      RESOURCE: "RESOURCE_EXHAUSTED",
+      EVENT_UNSUPPORTED: "FAILED_PRECONDITION",
+      PERMISSION: "FAILED_PRECONDITION",
+      RECORDING_UNREADABLE: "FAILED_PRECONDITION",
+      SYSCALL: "FAILED_PRECONDITION",
+    };
+    for (const [code, expected] of Object.entries(codes)) {
+      const error = new PmuError(code as PmuErrorCode, "the reason");
+      const refused = refusal(error, "events[2]");
+      assert.equal(refused.code, expected, code);
+      assert.equal(refused.message, "events[2].event: the reason");
+      assert.equal(refused.cause, error);
+    }
+  });
+});

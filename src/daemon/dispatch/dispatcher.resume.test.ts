@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { ENTRY } from "../delivery/outbox.js";
+import {
+  type DispatcherFixture,
+  format,
+  numbered,
+  openDispatcher,
+  type TestHandler,
+  write,
+} from "./dispatcher.test-support.js";
+import type { FaultPoint } from "./messages.js";
+import { DISPATCHER_STAT } from "./stats.js";
+
+class Death extends Error {}
+
+/** What the handler is told was never looked at for it. */
+function takeGaps({ reader }: TestHandler): number {
+  let samples = 0;
+  while (reader.peek()) {
+    if (reader.entry.kind === ENTRY.GAP) samples += reader.entry.samples;
+    reader.consume();
+  }
+  return samples;
+}
+
+/** Dies at `at` in the walk's dispatch number `nth` (from 0); the slots it was inside. */
+function die(fixture: DispatcherFixture, at: FaultPoint, nth: number): number[] {
+  let dispatches = 0;
+  fixture.dispatcher.failAt(at, () => {
+    if (dispatches++ < nth) return undefined as never;
+    throw new Death();
+  });
+  assert.throws(() => fixture.dispatcher.drain(), Death);
+  return fixture.table.bury(0);
+}
+
+describe("Dispatcher: after the death of another", () => {
+  for (const at of ["entered", "matched"] as const) {
+    for (const nth of [0, 1, 2]) {
+      it(`offers its last batch to those it had not come to: ${at}, dispatch ${nth}`, () => {
+        const fixture = openDispatcher();
+        fixture.dispatcher.addFormats(0, [format([1])]);
+        const handlers = [0, 1, 2].map(() => fixture.add());
+        write(fixture, numbered(5));
+        fixture.dispatcher.drain();
+        write(fixture, numbered(7));
+        const inside = die(fixture, at, nth);
+        assert.equal(inside.length, 1);
+        fixture.replace(inside, (dispatcher) => dispatcher.addFormats(0, [format([1])]));
+        assert.equal(fixture.rings[0].reader.tail, fixture.rings[0].reader.loadHead());
+        assert.equal(fixture.stats.words[DISPATCHER_STAT.OFFERING_RING], 0);
+        write(fixture, numbered(1));
+        fixture.dispatcher.drain();
+        for (const handler of handlers) {
+          const victim = inside.includes(handler.handle.slot);
+          const { unaccounted } = handler.reader.abandon(1);
+          assert.equal(unaccounted[0].samples, victim && at === "matched" ? 7 : 0);
+          assert.equal(handler.reader.matched(0), victim && at === "entered" ? 6 : 13);
+          const gaps = takeGaps(handler);
+          assert.equal(gaps, victim && at === "entered" ? 7 : 0, "no sample is left out without a word");
+        }
+      });
+    }
+  }
+
+  it("has nothing to go on from when that one died between batches", () => {
+    const fixture = openDispatcher();
+    fixture.dispatcher.addFormats(0, [format([1])]);
+    const handler = fixture.add();
+    write(fixture, numbered(5));
+    fixture.dispatcher.drain();
+    fixture.replace(fixture.table.bury(0), (dispatcher) => dispatcher.addFormats(0, [format([1])]));
+    write(fixture, numbered(2));
+    fixture.dispatcher.drain();
+    assert.equal(handler.takeTimes().length, 7);
+  });
+});

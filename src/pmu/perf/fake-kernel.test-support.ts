@@ -1,0 +1,191 @@
+/** For tests: a kernel that refuses on demand and keeps account of every fd and mapping. Rings are real memory. */
+import { IOC } from "../abi.js";
+import { Errno, mapAnonymous, unmap } from "../ffi.js";
+import type { Kernel } from "./kernel.js";
+
+/** linux/errno.h; the FFI library knows their names. */
+const ERRNO = {
+  EPERM: 1,
+  ENOENT: 2,
+  EIO: 5,
+  ENOMEM: 12,
+  EACCES: 13,
+  EBUSY: 16,
+  ENODEV: 19,
+  EINVAL: 22,
+  ENFILE: 23,
+  EMFILE: 24,
+  EOPNOTSUPP: 95,
+} as const;
+export type ErrnoName = keyof typeof ERRNO;
+
+export function errno(call: string, name: ErrnoName): Errno {
+  return new Errno(call, ERRNO[name]);
+}
+
+/** struct perf_event_attr, as far as tests look. */
+export interface OpenedAttr {
+  readonly type: number;
+  readonly config: bigint;
+  readonly samplePeriod: bigint;
+  readonly sampleType: bigint;
+  readonly readFormat: bigint;
+  readonly freq: boolean;
+  readonly watermark: boolean;
+  readonly excludeKernel: boolean;
+  readonly wakeup: number;
+}
+
+export interface OpenedEvent {
+  readonly fd: number;
+  readonly cpu: number;
+  readonly attr: OpenedAttr;
+  readonly id: bigint;
+  enabled: boolean;
+  /** The fd whose ring it writes into. */
+  output: number | null;
+  period: bigint | null;
+  closed: boolean;
+}
+
+function decodeAttr(bytes: Uint8Array): OpenedAttr {
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const flags = view.getBigUint64(40, true);
+  const has = (bit: bigint): boolean => ((flags >> bit) & 1n) === 1n;
+  return {
+    type: view.getUint32(0, true),
+    config: view.getBigUint64(8, true),
+    samplePeriod: view.getBigUint64(16, true),
+    sampleType: view.getBigUint64(24, true),
+    readFormat: view.getBigUint64(32, true),
+    excludeKernel: has(5n),
+    freq: has(10n),
+    watermark: has(14n),
+    wakeup: view.getUint32(48, true),
+  };
+}
+
+const COUNT_SW_DUMMY = 9n;
+
+export class FakeKernel implements Kernel {
+  /** Every event ever opened, rings' anchors included. */
+  readonly events: OpenedEvent[] = [];
+  readonly mappings = new Map<bigint, number>();
+  /** Says with which error a call fails, or null. */
+  refuse: (call: "open" | "mmap" | "ioctl" | "period" | "output", event: OpenedEvent) => ErrnoName | null = () => null;
+  /** What read(2) of an event gives: value, time_enabled, time_running, lost. Empty: 0 bytes. */
+  reading: (event: OpenedEvent) => readonly bigint[] = () => [0n, 0n, 0n, 0n];
+  cpus: number[] = [0, 2, 5];
+  perfmon = true;
+  paranoidLevel: number | null = 2;
+  sampleRateMax = 100_000;
+  #nextFd = 100;
+
+  get openFds(): number[] {
+    return this.events.filter(({ closed }) => !closed).map(({ fd }) => fd);
+  }
+
+  /** Without the rings' anchors. */
+  get openEvents(): OpenedEvent[] {
+    return this.events.filter((event) => !event.closed && !isAnchor(event));
+  }
+
+  openEvent(attr: Uint8Array, cpu: number): number {
+    const fd = this.#nextFd++;
+    const event: OpenedEvent = {
+      fd,
+      cpu,
+      attr: decodeAttr(attr),
+      id: BigInt(fd) + 1000n,
+      enabled: false,
+      output: null,
+      period: null,
+      closed: false,
+    };
+    this.#check("perf_event_open", "open", event);
+    this.events.push(event);
+    return fd;
+  }
+
+  ioctl(fd: number, request: number, value: number): void {
+    const event = this.#event(fd);
+    if (request === IOC.SET_OUTPUT) {
+      this.#check("ioctl", "output", event);
+      if (this.#event(value).cpu !== event.cpu) throw errno("ioctl", "EINVAL");
+      event.output = value;
+      return;
+    }
+    this.#check("ioctl", "ioctl", event);
+    if (request === IOC.ENABLE) event.enabled = true;
+    else if (request === IOC.DISABLE) event.enabled = false;
+    else throw errno("ioctl", "EINVAL");
+  }
+
+  ioctlPointer(fd: number, request: number, data: BigUint64Array): void {
+    const event = this.#event(fd);
+    if (request === IOC.ID) data[0] = event.id;
+    else if (request === IOC.PERIOD) {
+      this.#check("ioctl", "period", event);
+      event.period = data[0];
+    } else throw errno("ioctl", "EINVAL");
+  }
+
+  mapShared(fd: number, length: number): bigint {
+    this.#check("mmap", "mmap", this.#event(fd));
+    const address = mapAnonymous(length);
+    this.mappings.set(address, length);
+    return address;
+  }
+
+  unmap(address: bigint, length: number): void {
+    if (this.mappings.get(address) !== length) throw new Error(`no mapping of ${length} bytes at ${address}`);
+    this.mappings.delete(address);
+    unmap(address, length);
+  }
+
+  read(fd: number, buffer: BigUint64Array): number {
+    const values = this.reading(this.#event(fd));
+    buffer.set(values);
+    return values.length * 8;
+  }
+
+  close(fd: number): void {
+    this.#event(fd).closed = true;
+  }
+
+  onlineCpus(): number[] {
+    return this.cpus;
+  }
+
+  paranoid(): number | null {
+    return this.paranoidLevel;
+  }
+
+  maxSampleRate(): number {
+    return this.sampleRateMax;
+  }
+
+  hasPerfmon(): boolean {
+    return this.perfmon;
+  }
+
+  pmus(): { name: string; type: number; cpus: string }[] {
+    return [{ name: "cpu", type: 4, cpus: "" }];
+  }
+
+  #check(call: string, kind: Parameters<FakeKernel["refuse"]>[0], event: OpenedEvent): void {
+    const name = this.refuse(kind, event);
+    if (name !== null) throw errno(call, name);
+  }
+
+  /** Using an fd that is not open is a bug in the source, wherever it is found. */
+  #event(fd: number): OpenedEvent {
+    const event = this.events.find((candidate) => candidate.fd === fd && !candidate.closed);
+    if (event === undefined) throw new Error(`fd ${fd} is not open`);
+    return event;
+  }
+}
+
+export function isAnchor({ attr }: OpenedEvent): boolean {
+  return attr.type === 1 && attr.config === COUNT_SW_DUMMY;
+}

@@ -1,0 +1,29 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { liveKernel, parseCpuList } from "./kernel.js";
+
+describe("parseCpuList", () => {
+  it("reads the kernel's list format", () => {
+    for (const [text, cpus] of [
+      ["0", [0]],
+      ["0-3,8\n", [0, 1, 2, 3, 8]],
+      ["2,4-5,127", [2, 4, 5, 127]],
+      ["", []],
+      ["\n", []],
+    ] as const) {
+      assert.deepEqual(parseCpuList(text), [...cpus], JSON.stringify(text));
+    }
+  });
+});
+
+describe("liveKernel", () => {
+  it("knows this machine", () => {
+    const cpus = liveKernel.onlineCpus();
+    assert.ok(cpus.length > 0 && cpus.every((cpu, i) => Number.isInteger(cpu) && (i === 0 || cpu > cpus[i - 1])));
+    const paranoid = liveKernel.paranoid();
+    assert.ok(paranoid === null || Number.isInteger(paranoid));
+    assert.ok(liveKernel.maxSampleRate() > 0);
+    assert.equal(typeof liveKernel.hasPerfmon(), "boolean");
+    for (const { name, type } of liveKernel.pmus()) assert.ok(name !== "" && Number.isInteger(type));
+  });
+});
