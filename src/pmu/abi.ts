@@ -32,6 +32,7 @@ export const SAMPLE = {
   PHYS_ADDR: 1 << 19,
   AUX: 1 << 20,
   CGROUP: 1 << 21,
+  WEIGHT_STRUCT: 1 << 24,
 } as const;
 
 /** enum perf_event_type */

@@ -204,13 +204,14 @@ describe("BatchIndex", () => {
 
   it("says whether all samples have one format", () => {
     const { reader, write } = setUp();
-    const formats = table([1, format([5])], [1, format([6])]);
+    const formats = table([1, format([5])], [1, format([6], LIVE & ~SAMPLE.PERIOD)], [2, format([7])]);
     const batch = new BatchIndex();
     for (const [ids, isUniform] of [
       [[5, 5, 5], true],
       [[5, 6, 5], false],
       [[6, 5, 5, 5], false],
       [[6], true],
+      [[5, 7], true],
     ] as const) {
       write(...ids.map((id) => live(id)));
       reader.storeTail(batch.scan(reader, reader.loadHead(), formats, new Heard()));

@@ -54,6 +54,7 @@ export function sampleOffsets(sampleType: number): SampleOffsets {
     SAMPLE.REGS_USER |
     SAMPLE.STACK_USER |
     SAMPLE.WEIGHT |
+    SAMPLE.WEIGHT_STRUCT |
     SAMPLE.DATA_SRC |
     SAMPLE.TRANSACTION |
     SAMPLE.REGS_INTR |
@@ -63,7 +64,16 @@ export function sampleOffsets(sampleType: number): SampleOffsets {
   return { ip, pid, time, id: identifier !== ABSENT ? identifier : id, cpu, period, callchain, cgroup };
 }
 
-const NO_OFFSETS = sampleOffsets(0);
+const interned = new Map<number, SampleOffsets>();
+
+/** One object for each sample_type, so that events of the same format are seen to have the same format. */
+function internedOffsets(sampleType: number): SampleOffsets {
+  const known = interned.get(sampleType) ?? sampleOffsets(sampleType);
+  interned.set(sampleType, known);
+  return known;
+}
+
+const NO_OFFSETS = internedOffsets(0);
 
 /** Events that can be armed at once: one bit each in a handler's event mask. */
 export const EVENTS_MAX = 64;
@@ -96,8 +106,9 @@ export class FormatTable {
   #idOffset = ABSENT;
 
   add(event: number, format: RecordFormat): void {
-    const offsets = sampleOffsets(format.sampleType);
-    const last = Math.max(offsets.ip, offsets.pid, offsets.time, offsets.id, offsets.cpu, offsets.period);
+    const offsets = internedOffsets(format.sampleType);
+    const { ip, pid, time, id, cpu, period, cgroup } = offsets;
+    const last = Math.max(ip, pid, time, id, cpu, period, cgroup);
     const minWords = Math.max(2, last + 2, offsets.callchain + 2);
     const entry = (before: Format | null | undefined): Format => ({
       event,

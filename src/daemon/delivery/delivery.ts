@@ -79,6 +79,8 @@ export class HandlerDelivery {
   #inFlight: InFlight | null = null;
   /** Control messages that go before anything else. */
   #urgent: Uint8Array[] = [];
+  /** Event-wide losses that no stream has been told of. */
+  #gaps: { readonly event: number; readonly reason: LossReason; count: number }[] = [];
   #untold: Untold[] = [];
   #sequence = 0;
   #flushAtNs = 0;
@@ -142,11 +144,10 @@ export class HandlerDelivery {
 
   /** Samples of the event that were lost before anyone could match them: told to the stream, not in the books. */
   eventWideLoss(event: number, reason: LossReason, count: number): void {
-    if (this.#stream !== null) {
-      this.#urgent.push(
-        this.#options.encode({ loss: { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true } }),
-      );
-    }
+    // Joined until a stream can be told, which may be the next one.
+    const gap = this.#gaps.find((other) => other.event === event && other.reason === reason);
+    if (gap === undefined) this.#gaps.push({ event, reason, count });
+    else gap.count += count;
     this.pump();
   }
 
@@ -222,7 +223,7 @@ export class HandlerDelivery {
       if (this.#finish !== null) this.#close();
       return;
     }
-    const urgent = this.#urgent.shift();
+    const urgent = this.#urgent.shift() ?? this.#nextGap();
     if (urgent !== undefined) {
       this.#write(urgent, null);
       return;
@@ -247,6 +248,13 @@ export class HandlerDelivery {
       reader.consume();
       this.eventWideLoss(event, "DISPATCHER_DIED", samples);
     } else this.#writeChunks(reader.entry.event);
+  }
+
+  #nextGap(): Uint8Array | undefined {
+    const gap = this.#gaps.shift();
+    if (gap === undefined) return undefined;
+    const loss = lossMessage(gap.event, gap.reason, gap.count, 0, 0, 0);
+    return this.#options.encode({ loss: { ...loss, event_wide: true } });
   }
 
   #readersInTurn(): readonly OutboxReader[] {

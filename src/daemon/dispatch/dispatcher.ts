@@ -130,7 +130,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (reader.tail === head) return;
     this.#ringIndex = r;
     words[DISPATCHER_STAT.DRAINS] += 1;
-    while (reader.tail < head) {
+    // A head behind the tail is corruption, which the scan counts and resynchronizes from.
+    while (reader.tail !== head) {
       const next = this.#batch.scan(reader, head, this.#formats, this);
       if (this.#batch.count > 0) {
         // Should this thread die on the way, its successor finds here how far it had come.

@@ -144,6 +144,10 @@ function copyUniform(
   }
 }
 
+function field(words: Uint32Array, mask: number, record: number, offset: number, word: number): number {
+  return offset < 0 ? 0 : words[(record + offset + word) & mask];
+}
+
 /** Fields that are missing are 0; a missing CPU is the ring's. */
 function copyMixed(
   out: Uint32Array,
@@ -160,14 +164,13 @@ function copyMixed(
     const i = selection.sample[k];
     const record = batch.at[i];
     const offsets = batch.offsets[i];
-    const field = (offset: number, word: number): number => (offset < 0 ? 0 : words[(record + offset + word) & mask]);
     const weight = selection.period[k];
-    out[time + 2 * j] = field(offsets.time, 0);
-    out[time + 2 * j + 1] = field(offsets.time, 1);
-    out[ip + 2 * j] = field(offsets.ip, 0);
-    out[ip + 2 * j + 1] = field(offsets.ip, 1);
-    out[pid + j] = field(offsets.pid, 0);
-    out[tid + j] = field(offsets.pid, 1);
+    out[time + 2 * j] = field(words, mask, record, offsets.time, 0);
+    out[time + 2 * j + 1] = field(words, mask, record, offsets.time, 1);
+    out[ip + 2 * j] = field(words, mask, record, offsets.ip, 0);
+    out[ip + 2 * j + 1] = field(words, mask, record, offsets.ip, 1);
+    out[pid + j] = field(words, mask, record, offsets.pid, 0);
+    out[tid + j] = field(words, mask, record, offsets.pid, 1);
     out[cpu + j] = offsets.cpu < 0 ? ringCpu : words[(record + offsets.cpu) & mask];
     out[period + 2 * j] = weight;
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;

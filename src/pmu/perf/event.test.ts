@@ -143,11 +143,18 @@ describe("openPerfEvent", () => {
     assert.deepEqual(opened.read(), { lost: 8, timeEnabledNs: 20, timeRunningNs: 14 });
   });
 
+  it("serves the CPUs that are left when one has gone offline, and says so when none is", () => {
+    const { kernel, rings, open } = setUp();
+    kernel.refuse = (call, { cpu }) => (call === "open" && cpu === rings[1].cpu ? "ENODEV" : null);
+    assert.equal(open(event(HZ_1000)).formats[0].ids.length, rings.length - 1);
+    kernel.refuse = (call) => (call === "open" ? "ENODEV" : null);
+    assert.throws(() => open(event(HZ_1000)), PmuError);
+  });
+
   for (const [name, code, says] of [
     ["EMFILE", "RESOURCE", /RLIMIT_NOFILE/],
     ["EACCES", "PERMISSION", /perf_event_paranoid is 2/],
     ["EPERM", "PERMISSION", /perf_event_paranoid is 2/],
-    ["ENODEV", "EVENT_UNSUPPORTED", /does not offer/],
     ["EBUSY", "RESOURCE", /exclusively/],
     ["EINVAL", "EVENT_UNSUPPORTED", /rejects/],
   ] as const) {

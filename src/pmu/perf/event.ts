@@ -88,13 +88,23 @@ export function openPerfEvent(
   };
   try {
     const id = new BigUint64Array(1);
+    let offline: unknown = null;
     for (const ring of rings) {
-      const fd = openOn(ring.cpu);
+      let fd: number;
+      try {
+        fd = openOn(ring.cpu);
+      } catch (error) {
+        // The CPU has gone offline since its ring was opened: the others serve.
+        if (!(error instanceof Errno && error.code === "ENODEV")) throw error;
+        offline = error;
+        continue;
+      }
       fds.push(fd);
       kernel.ioctl(fd, IOC.SET_OUTPUT, ring.anchorFd);
       kernel.ioctlPointer(fd, IOC.ID, id);
       ids.push(id[0]);
     }
+    if (fds.length === 0 && offline !== null) throw offline;
   } catch (error) {
     close();
     throw explainOpenFailure(error, `event ${event.name}`, kernel);
