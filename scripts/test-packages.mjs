@@ -18,6 +18,7 @@ const installed = [
   { name: "python3-grpc-tools", present: () => fs.existsSync("/usr/lib/python3/dist-packages/grpc_tools") },
   { name: "gcc", present: () => onPath("cc") },
   { name: "libc6-dev", present: () => fs.existsSync("/usr/include/stdio.h") },
+  { name: "spin", present: () => onPath("spin") },
   { name: "linux-perf", present: () => onPath("perf") },
 ];
 // Installed, prometheus would start a server on machines with a service manager; promtool alone is wanted.
