@@ -27,7 +27,7 @@ export const RANGES = {
   ring_kib: { min: 8, max: 65_536, default: 512, powerOfTwo: true },
   "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
   "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
-  "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 200 },
+  "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 400 },
   "limits.flush_interval_max_ms": { min: 1, max: TIMER_MS_MAX, default: 60_000 },
   "limits.slow_dispatch_us": { min: 1, max: 8192, default: 1024 },
   "limits.lease_default_ms": { min: 1, max: TIMER_MS_MAX, default: 10_000 },

@@ -78,7 +78,7 @@ describe("defaults", () => {
       limits: {
         queueMaxBytes: 67_108_864,
         queueDefaultBytes: 4_194_304,
-        flushIntervalDefaultMs: 200,
+        flushIntervalDefaultMs: 400,
         flushIntervalMaxMs: 60_000,
         slowDispatchUs: 1024,
         leaseDefaultMs: 10_000,
@@ -324,7 +324,7 @@ describe("bad input names its place and the remedy", () => {
       { argv: ["--dispatchers", "17"], file: "limits: {queue_default_bytes: 1048576}" },
       /dispatchers \(17\), times 65536, is above limits\.queue_default_bytes \(1048576\): a queue has a region for each/,
     ],
-    ["flush relation", { file: "limits: {flush_interval_max_ms: 50}" }, /flush_interval_default_ms \(200\) is above/],
+    ["flush relation", { file: "limits: {flush_interval_max_ms: 50}" }, /flush_interval_default_ms \(400\) is above/],
     [
       "lease relation",
       { file: "limits: {lease_default_ms: 3600001}" },

@@ -38,7 +38,7 @@ describe("openPerfSource", () => {
       kernel.events.filter(isAnchor).map(({ fd }) => fd),
     );
     for (const { attr } of kernel.events.filter(isAnchor)) {
-      assert.deepEqual([attr.watermark, attr.wakeup], [true, RING_BYTES / 4]);
+      assert.deepEqual([attr.watermark, attr.wakeup], [true, RING_BYTES / 2]);
     }
     assert.deepEqual(
       [...kernel.mappings.values()],
