@@ -281,7 +281,8 @@ test("status, events, handlers, watch and deregister", async () => {
     JSON.parse((await run(server, "events", "cycles", "--json")).stdout).events[0].config,
     String(2n ** 63n),
   );
-  const row = /^196609 +evil\?\[2J +ACTIVE +cpu-clock at 997 Hz +30 +20 +10 +2\.0 KiB of 1\.0 MiB +0 ns +lease 9\.5 s$/m;
+  const row =
+    /^196609 +evil\?\[2J +ACTIVE +cpu-clock at 997 Hz +30 +20 +10 +2\.0 KiB of 1\.0 MiB +0 ns +lease 9\.5 s$/m;
   assert.match((await run(server, "handlers")).stdout, row);
   assert.match(
     (await run(server, "watch")).stdout,

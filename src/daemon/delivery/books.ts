@@ -1,5 +1,7 @@
 /** A handler's books on the delivering side. Together with the dispatchers' `matched` they must balance at the end. */
+import type { SlotCounters } from "../../registry/counters.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
+import type { OutboxReader } from "./outbox.js";
 
 export type LossReason = (typeof LOSS_REASONS)[number];
 
@@ -23,11 +25,67 @@ export interface Books {
 }
 
 /** What the delivering side counts of one event. */
-export class EventLedger {
-  delivered = 0;
-  periodDelivered = 0;
-  lost = 0;
-  periodLost = 0;
+interface Ledger {
+  delivered: number;
+  periodDelivered: number;
+  lost: number;
+  periodLost: number;
+}
+
+export class HandlerBooks {
+  readonly #ledgers: readonly Ledger[];
+  readonly #losses = new Map<LossReason, number>();
+  readonly #slot: number;
+  readonly #counters: SlotCounters;
+
+  constructor(events: number, slot: number, counters: SlotCounters) {
+    this.#ledgers = Array.from({ length: events }, () => ({
+      delivered: 0,
+      periodDelivered: 0,
+      lost: 0,
+      periodLost: 0,
+    }));
+    this.#slot = slot;
+    this.#counters = counters;
+  }
+
+  /** The transport has taken them. */
+  deliver(event: number, samples: number, period: number): void {
+    const ledger = this.#ledgers[event];
+    ledger.delivered += samples;
+    ledger.periodDelivered += period;
+    this.#counters.countDelivered(this.#slot, samples);
+  }
+
+  lose(event: number, reason: LossReason, samples: number, period: number): void {
+    const ledger = this.#ledgers[event];
+    ledger.lost += samples;
+    ledger.periodLost += period;
+    this.#losses.set(reason, (this.#losses.get(reason) ?? 0) + samples);
+    // QUEUE_FULL is in the dispatchers' own counters already.
+    if (reason !== "QUEUE_FULL") this.#counters.countLoss(this.#slot, lossReasonIndex(reason), samples);
+  }
+
+  /** Exact when nothing is queued or on its way any more. */
+  balance(readers: readonly OutboxReader[], sequence: number): Books {
+    const events = this.#ledgers.map((ledger, event) => ({
+      matched: readers.reduce((sum, reader) => sum + reader.matched(event), 0),
+      ...ledger,
+      periodCarried: readers.reduce((sum, reader) => sum + reader.carried(event), 0),
+    }));
+    const total = (pick: (event: EventBooks) => number): number => events.reduce((sum, event) => sum + pick(event), 0);
+    return {
+      matched: total((event) => event.matched),
+      delivered: total((event) => event.delivered),
+      lost: total((event) => event.lost),
+      losses: LOSS_REASONS.flatMap((reason) => {
+        const count = this.#losses.get(reason) ?? 0;
+        return count > 0 ? [{ reason, count }] : [];
+      }),
+      events,
+      sequence,
+    };
+  }
 }
 
 export function lossReasonIndex(reason: LossReason): number {

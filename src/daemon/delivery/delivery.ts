@@ -3,11 +3,11 @@
  * Runs on the main thread; never waits for a slow reader, only stops taking from that reader's outbox.
  */
 import type { SlotCounters } from "../../registry/counters.js";
-import { LOSS_REASONS } from "../../registry/layout.js";
 import type { NsClock } from "../clock.js";
-import type { ControlDelivery, EndMessage, EventBooksMessage, LossMessage } from "../grpc/proto.js";
+import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
-import { type Books, EventLedger, type LossReason, lossReasonIndex } from "./books.js";
+import { type Books, HandlerBooks, type LossReason } from "./books.js";
+import { endMessage, lossMessage } from "./control-messages.js";
 import { SampleMessage } from "./message.js";
 import { ENTRY, type Entry, type OutboxReader } from "./outbox.js";
 
@@ -72,8 +72,7 @@ const message = new SampleMessage();
 
 export class HandlerDelivery {
   readonly #options: DeliveryOptions;
-  readonly #ledgers: readonly EventLedger[];
-  readonly #losses = new Map<LossReason, number>();
+  readonly #books: HandlerBooks;
   #stream: DeliveryStream | null = null;
   #writing = false;
   #inFlight: InFlight | null = null;
@@ -93,7 +92,7 @@ export class HandlerDelivery {
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
-    this.#ledgers = Array.from({ length: options.events }, () => new EventLedger());
+    this.#books = new HandlerBooks(options.events, options.slot, options.counters);
   }
 
   get subscribed(): boolean {
@@ -154,11 +153,11 @@ export class HandlerDelivery {
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
   abandoned(d: number): void {
     const { readers, counters, slot } = this.#options;
-    const { unaccounted, matched, queueFull } = readers[d].abandon(this.#ledgers.length);
+    const { unaccounted, matched, queueFull } = readers[d].abandon(this.#options.events);
     counters.amend(slot, d, matched, queueFull);
     unaccounted.forEach(({ samples, period }, event) => {
       if (samples === 0) return;
-      this.#book(event, "DISPATCHER_DIED", samples, period);
+      this.#books.lose(event, "DISPATCHER_DIED", samples, period);
       this.#untold.push({ event, reason: "DISPATCHER_DIED", count: samples, period, firstNs: 0, lastNs: 0 });
     });
     this.pump();
@@ -192,28 +191,7 @@ export class HandlerDelivery {
 
   /** Exact once finished; before, what is queued is matched but neither delivered nor lost. */
   books(): Books {
-    const { readers } = this.#options;
-    const events = this.#ledgers.map((ledger, e) => ({
-      matched: readers.reduce((sum, reader) => sum + reader.matched(e), 0),
-      delivered: ledger.delivered,
-      lost: ledger.lost,
-      periodDelivered: ledger.periodDelivered,
-      periodLost: ledger.periodLost,
-      periodCarried: readers.reduce((sum, reader) => sum + reader.carried(e), 0),
-    }));
-    const total = (pick: (event: (typeof events)[number]) => number): number =>
-      events.reduce((sum, event) => sum + pick(event), 0);
-    return {
-      matched: total((event) => event.matched),
-      delivered: total((event) => event.delivered),
-      lost: total((event) => event.lost),
-      losses: LOSS_REASONS.flatMap((reason) => {
-        const count = this.#losses.get(reason) ?? 0;
-        return count > 0 ? [{ reason, count }] : [];
-      }),
-      events,
-      sequence: this.#sequence,
-    };
+    return this.#books.balance(this.#options.readers, this.#sequence);
   }
 
   /** Writes the next message if there is one and its time has come. */
@@ -311,7 +289,8 @@ export class HandlerDelivery {
       if (this.#stream !== stream) return;
       this.#writing = false;
       this.#inFlight = null;
-      if (inFlight !== null && inFlight.told === null) this.#bookDelivered(inFlight);
+      if (inFlight !== null && inFlight.told === null)
+        this.#books.deliver(inFlight.event, inFlight.samples, inFlight.period);
       this.pump();
     });
   }
@@ -326,15 +305,8 @@ export class HandlerDelivery {
       this.#untold.unshift(told);
       return;
     }
-    this.#book(event, "STREAM_BROKEN", samples, period);
+    this.#books.lose(event, "STREAM_BROKEN", samples, period);
     this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
-  }
-
-  #bookDelivered({ event, samples, period }: InFlight): void {
-    const ledger = this.#ledgers[event];
-    ledger.delivered += samples;
-    ledger.periodDelivered += period;
-    this.#options.counters.countDelivered(this.#options.slot, samples);
   }
 
   #writeEnd(): void {
@@ -373,10 +345,10 @@ export class HandlerDelivery {
     this.#pendingTaken = true;
     const losses: Untold[] = [];
     for (const reader of this.#options.readers) {
-      for (let event = 0; event < this.#ledgers.length; event++) {
+      for (let event = 0; event < this.#options.events; event++) {
         const { samples, period, firstNs, lastNs } = reader.pendingLoss(event);
         if (samples === 0) continue;
-        this.#book(event, "QUEUE_FULL", samples, period);
+        this.#books.lose(event, "QUEUE_FULL", samples, period);
         losses.push({ event, reason: "QUEUE_FULL", count: samples, period, firstNs, lastNs });
       }
     }
@@ -427,7 +399,7 @@ export class HandlerDelivery {
   #lose(entry: Entry, chunkReason: LossReason): void {
     if (entry.kind === ENTRY.GAP) return;
     const reason = entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : chunkReason;
-    this.#book(entry.event, reason, entry.samples, entry.period);
+    this.#books.lose(entry.event, reason, entry.samples, entry.period);
     const last = this.#untold.find((loss) => loss.event === entry.event && loss.reason === reason);
     if (last !== undefined) {
       last.count += entry.samples;
@@ -438,47 +410,4 @@ export class HandlerDelivery {
       this.#untold.push({ event, reason, count, period, firstNs, lastNs });
     }
   }
-
-  #book(event: number, reason: LossReason, samples: number, period: number): void {
-    const ledger = this.#ledgers[event];
-    ledger.lost += samples;
-    ledger.periodLost += period;
-    this.#losses.set(reason, (this.#losses.get(reason) ?? 0) + samples);
-    // QUEUE_FULL is in the dispatchers' own counters already.
-    if (reason !== "QUEUE_FULL") this.#options.counters.countLoss(this.#options.slot, lossReasonIndex(reason), samples);
-  }
-}
-
-function lossMessage(
-  event: number,
-  reason: LossReason,
-  count: number,
-  period: number,
-  firstNs: number,
-  lastNs: number,
-): LossMessage {
-  return { count, reason, event_wide: false, first_time: firstNs, last_time: lastNs, event_index: event, period };
-}
-
-function endMessage(books: Books, reason: string): EndMessage {
-  return {
-    matched: books.matched,
-    delivered: books.delivered,
-    lost: books.lost,
-    reason,
-    events: eventBooksMessages(books),
-  };
-}
-
-/** nmi.v1.EventBooks, for the stream's end and for Deregister's answer. */
-export function eventBooksMessages(books: Books): EventBooksMessage[] {
-  return books.events.map((event, event_index) => ({
-    event_index,
-    matched: event.matched,
-    delivered: event.delivered,
-    lost: event.lost,
-    period_delivered: event.periodDelivered,
-    period_lost: event.periodLost,
-    period_carried: event.periodCarried,
-  }));
 }

@@ -6,7 +6,7 @@ import { BrokerError } from "../broker/errors.js";
 import type { Handler } from "../broker/handler.js";
 import { resolvedEventMessage } from "../broker/messages.js";
 import type { RegisterRequestMessage } from "../broker/request.js";
-import { eventBooksMessages } from "../delivery/delivery.js";
+import { eventBooksMessages } from "../delivery/control-messages.js";
 import type { HandlerSnapshot, Snapshot } from "../observe/snapshot.js";
 import { CallStream, type PassThrough } from "./call-stream.js";
 import { toCallError } from "./status.js";
