@@ -70,15 +70,12 @@ describe("KernelLossWatch", () => {
     lose(0, 7);
     lose(1, 1);
     watch.poll(handlers);
+    // A stream that is being written is told once of all that came meanwhile.
     assert.deepEqual(both.told().sort(), [
       [0, 1],
-      [1, 2],
-      [1, 5],
+      [1, 7],
     ]);
-    assert.deepEqual(one.told(), [
-      [0, 5],
-      [0, 2],
-    ]);
+    assert.deepEqual(one.told(), [[0, 7]]);
     assert.deepEqual(none.told(), []);
   });
 
