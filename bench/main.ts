@@ -1,11 +1,13 @@
 /** `npm run bench -- NAME`: the benchmarks by name. */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { dispatch } from "./dispatch.js";
 import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
+import { removal } from "./removal.js";
 import { sharing } from "./sharing.js";
 
-const benchmarks: Readonly<Record<string, Benchmark>> = { sharing };
+const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, dispatch, removal };
 
 function usage(): never {
   console.error("usage: npm run bench -- NAME [--json FILE] [--seconds N] [--rounds N]\n");
