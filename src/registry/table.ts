@@ -1,6 +1,8 @@
 /**
  * The writers' side of the handler table: registering and removing, lock-free, on any thread. A removal never blocks a
  * thread: it waits on the doorbell, asynchronously, until no dispatcher is inside the handler.
+ *
+ * `// step:` above an access to shared memory gives it the name that it has in model/handler-table.pml, as in walk.ts.
  */
 import {
   DISPATCHER,
@@ -96,18 +98,21 @@ export class HandlerTable {
 
   #reuse(): SlotHandle | null {
     const words = this.#words;
+    // claim: the list only grows; a slot pushed meanwhile is not missed, since its registrar holds it.
     for (let link = words.load(HEADER.LIST_HEAD / 4); link !== 0; ) {
       const slot = link - 1;
       const base = this.#base(slot);
+      // reuse: FREE may be over at once; only the exchange decides.
       const state = words.load(base + SLOT.STATE / 4);
       if (stateOf(state) === STATE.FREE) {
         const generation = nextGeneration(generationOf(state));
-        // Written by other registrars too: whoever's exchange succeeds owns the slot.
+        // take: written by other registrars too: whoever's exchange succeeds owns the slot.
         if (words.compareExchange(base + SLOT.STATE / 4, state, packState(generation, STATE.CLAIMED)) === state) {
           this.#clearCounters(slot);
           return { slot, generation };
         }
       }
+      // follow: constant once the slot is linked.
       link = words.load(base + SLOT.NEXT / 4);
     }
     return null;
@@ -116,21 +121,26 @@ export class HandlerTable {
   #push(): SlotHandle | null {
     const words = this.#words;
     const highWater = HEADER.HIGH_WATER / 4;
+    // reserve: written by other registrars too; only the exchange decides.
     let slot = words.load(highWater);
     for (;;) {
       if (slot >= this.layout.capacity) return null;
+      // reserve_exchange: whoever's exchange succeeds owns the slot.
       const seen = words.compareExchange(highWater, slot, slot + 1);
       if (seen === slot) break;
       slot = seen;
     }
     const base = this.#base(slot);
     const generation = 1;
-    // The slot is this registrar's alone until the head points to it.
+    // push: the slot is this registrar's alone until the head points to it.
     words.store(base + SLOT.STATE / 4, packState(generation, STATE.CLAIMED));
     const head = HEADER.LIST_HEAD / 4;
+    // link_load_head: written by other registrars too.
     let first = words.load(head);
     for (;;) {
+      // link_store_next: before the head points here, since whoever gets here goes on from here.
       words.store(base + SLOT.NEXT / 4, first);
+      // link_exchange_head: publishes the slot, its state and its next; pairs with pass and claim.
       const seen = words.compareExchange(head, first, slot + 1);
       if (seen === first) return { slot, generation };
       first = seen;
@@ -139,6 +149,7 @@ export class HandlerTable {
 
   /** One of STATE; for show, since it may change at once. */
   state(slot: number): number {
+    // show: no part of the protocol.
     return stateOf(this.#words.load(this.#base(slot) + SLOT.STATE / 4));
   }
 
@@ -147,6 +158,7 @@ export class HandlerTable {
     const at = slotAt(this.layout, handle.slot);
     this.#text(at + SLOT.NAME, 64, identity.name);
     this.#text(at + SLOT.EVENTS, 128, identity.events);
+    // describe: published by activate, for outside readers.
     this.#words.store((at + SLOT.FILTER_FLAGS) / 4, identity.filterFlags);
     this.#doubles[(at + SLOT.QUEUE_MAX_BYTES) / 8] = identity.queueMaxBytes;
     this.#doubles[(at + SLOT.REGISTERED_AT) / 8] = identity.registeredAt;
@@ -155,6 +167,7 @@ export class HandlerTable {
   /** Which armed events the handler wants. Only in CLAIMED: dispatchers read the mask of ACTIVE handlers. */
   setEventMask(handle: SlotHandle, low: number, high: number): void {
     const base = this.#base(handle.slot);
+    // mask: published by activate.
     this.#words.store(base + EVENT_WORDS.LOW, low | 0);
     this.#words.store(base + EVENT_WORDS.HIGH, high | 0);
   }
@@ -173,6 +186,7 @@ export class HandlerTable {
   beginRemoval(handle: SlotHandle): RemovalStart {
     const active = packState(handle.generation, STATE.ACTIVE);
     const draining = packState(handle.generation, STATE.DRAINING);
+    // begin_removal: other removers want it too. Ordered before inspect; pairs with announce and look_again.
     const seen = this.#words.compareExchange(this.#base(handle.slot) + SLOT.STATE / 4, active, draining);
     if (seen === active) return "draining";
     return seen === draining ? "already draining" : "stale";
@@ -181,7 +195,7 @@ export class HandlerTable {
   /** Whether a dispatcher is inside the handler. Meaningful as an answer only in DRAINING, where it can only fall. */
   inFlight(handle: SlotHandle): boolean {
     for (let d = 0; d < this.layout.dispatchers; d++) {
-      // Written by dispatcher d; pairs with its announcement, which is ordered before its second look at the state.
+      // inspect: written by dispatcher d; pairs with its announcement, which is ordered before its second look.
       if (this.#words.load((dispatcherAt(this.layout, handle.slot, d) + DISPATCHER.RUNNING) / 4) !== 0) return true;
     }
     return false;
@@ -195,10 +209,12 @@ export class HandlerTable {
     const inside: number[] = [];
     for (let slot = 0; slot < this.layout.capacity; slot++) {
       const running = (dispatcherAt(this.layout, slot, dispatcher) + DISPATCHER.RUNNING) / 4;
+      // supervisor_retract: written by the dead dispatcher alone, and so by nobody any more.
       if (this.#words.load(running) === 0) continue;
       inside.push(slot);
       this.#words.store(running, 0);
     }
+    // supervisor_ring: after all retractions.
     this.#doorbell.ring();
     return inside;
   }
@@ -206,11 +222,12 @@ export class HandlerTable {
   /** Waits until no dispatcher is inside a DRAINING handler; false when `deadlineMs` (of `now`) passes first. */
   async awaitDrained(handle: SlotHandle, deadlineMs: number, now: () => number): Promise<boolean> {
     for (;;) {
-      // The bell's value first: a dispatcher that leaves between the look and the wait has rung past it.
+      // value: the bell's value first. A dispatcher that leaves between the inspection and the wait has rung past it.
       const value = this.#doorbell.value();
       if (!this.inFlight(handle)) return true;
       const left = deadlineMs - now();
       if (left <= 0) return false;
+      // wait: for who retracts, look_after and ring.
       await this.#doorbell.waitPast(value, left);
     }
   }
@@ -226,6 +243,7 @@ export class HandlerTable {
   #move(handle: SlotHandle, from: number, to: number): void {
     const expected = packState(handle.generation, from);
     const word = this.#base(handle.slot) + SLOT.STATE / 4;
+    // activate | abandon | release: what the caller wrote in the slot comes before it. Pairs with look, and with reuse.
     if (this.#words.compareExchange(word, expected, packState(handle.generation, to)) !== expected) {
       throw new Error(`slot ${handle.slot} generation ${handle.generation} is not in the state it must leave`);
     }
@@ -239,6 +257,7 @@ export class HandlerTable {
   #clearCounters(slot: number): void {
     const { layout } = this;
     const from = slotAt(layout, slot) + SLOT.DELIVERED;
+    // clear_counters: plain stores by the slot's only owner, published by activate.
     this.#bytes.fill(0, from, dispatcherAt(layout, slot, 0));
     for (let d = 0; d < layout.dispatchers; d++) {
       const at = dispatcherAt(layout, slot, d);
@@ -247,6 +266,7 @@ export class HandlerTable {
   }
 
   #text(at: number, bytes: number, text: string): void {
+    // describe: plain stores by the slot's only owner, published by activate.
     this.#bytes.fill(0, at, at + bytes);
     // encodeInto stops before a character that would not fit; the last byte stays NUL.
     new TextEncoder().encodeInto(text, this.#bytes.subarray(at, at + bytes - 1));

@@ -1,6 +1,9 @@
 /**
  * The dispatcher's side of the handler table: wait-free. One pass costs a bounded number of steps per slot that was ever
  * used; there is no lock, no retry, no allocation and no log line.
+ *
+ * `// step:` above an access to shared memory gives it the name that it has in model/handler-table.pml, and in what the
+ * deterministic scheduler prints (schedule.test.ts), which wants one for each.
  */
 import {
   DISPATCHER,
@@ -46,16 +49,19 @@ export class TableWalker {
    */
   walk(eventMaskLow: number, eventMaskHigh: number, target: DispatchTarget): void {
     const words = this.#words;
-    // Registrars push at the head; the list only grows, so what is reached once stays reachable.
+    // pass: registrars push at the head; the list only grows, so what is reached once stays reachable.
     for (let link = words.load(this.#head); link !== 0; ) {
       const slot = link - 1;
       const base = this.#slotWord[slot];
+      // look: written by registrars and removers. Only a hint: what it says may be over at once.
       const state = words.load(base + SLOT.STATE / 4);
       if ((state & STATE_MASK) === STATE.ACTIVE) {
+        // mask: constant while ACTIVE. Should it be the next owner's by now, so is the state, and look_again sees that.
         const wanted =
           (words.load(base + EVENT_WORDS.LOW) & eventMaskLow) | (words.load(base + EVENT_WORDS.HIGH) & eventMaskHigh);
         if (wanted !== 0) this.#offer(slot, base, state, target);
       }
+      // follow: constant once the slot is linked.
       link = words.load(base + SLOT.NEXT / 4);
     }
   }
@@ -66,11 +72,13 @@ export class TableWalker {
     // announce: written by this dispatcher alone, read by removers. Ordered before the second look, so that either the
     // remover sees the announcement or the dispatcher sees DRAINING; the seed looked first and could miss both.
     words.store(running, 1);
-    // look again: same state and same generation as before, else the slot is somebody else's by now.
+    // look_again: same state and same generation as before, else the slot is somebody else's by now.
     if (words.load(base + SLOT.STATE / 4) === state) target.dispatch(slot, generationOf(state));
-    // retract: ordered after everything the dispatch did.
+    // retract: ordered after everything the dispatch did, and before the look that follows: were it still on its way, a
+    // remover could see 1 and sleep while this dispatcher sees no removal to wake (model/README.md, plain-retract).
     words.store(running, 0);
-    // After the retraction, so that a remover woken by the bell finds 0.
+    // look_after, ring: ordered after the retraction, so that either the remover's inspection sees 0 or this sees
+    // DRAINING; and a remover woken by the bell finds 0.
     if ((words.load(base + SLOT.STATE / 4) & STATE_MASK) === STATE.DRAINING) this.#doorbell.ring();
   }
 }
