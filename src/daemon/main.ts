@@ -13,6 +13,9 @@ const { version } = JSON.parse(readFileSync(new URL("../../../package.json", imp
 /** sysexits.h, which service managers and scripts know. */
 const EX_CONFIG = 78;
 
+/** Streams, server and dispatchers have their own, shorter bounds. */
+const STOP_MS_MAX = 15_000;
+
 async function main(): Promise<void> {
   const result = loadConfig(process.argv.slice(2), process.env, processIo(version));
   if (result.action === "print") {
@@ -29,9 +32,14 @@ async function main(): Promise<void> {
   let stopping = false;
   const daemon = startDaemon(result.config, version, log, fail);
   const stop = (signal: NodeJS.Signals): void => {
-    if (stopping) return;
+    if (stopping) {
+      log.warn({ signal }, "told twice to stop: leaving at once");
+      process.exit(1);
+    }
     stopping = true;
     log.info({ signal }, "stopping");
+    // Whatever hangs: a service manager that has to kill says less than this line.
+    setTimeout(() => fail(new Error(`not stopped within ${STOP_MS_MAX / 1000} s`)), STOP_MS_MAX).unref();
     daemon
       .then((running) => running.stop())
       .then(() => {

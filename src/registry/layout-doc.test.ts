@@ -43,7 +43,7 @@ function section(heading: string): string {
 /** The rows of the table below `heading` whose first column is `first`, by column. */
 function rows(heading: string, first: string): Record<string, string>[] {
   const lines = section(heading).split("\n");
-  const at = lines.findIndex((line) => line.startsWith(`| ${first} |`));
+  const at = lines.findIndex((line) => line.startsWith("|") && line.split("|")[1].trim() === first);
   assert.ok(at >= 0, `"${heading}" has no table of ${first}`);
   const cells = (line: string): string[] =>
     line

@@ -153,8 +153,11 @@ test("a pid that another handler asks for never shows, and joining and leaving d
   const steady = await subscribeNew(client, { name: "steady", events: events(199), filter: { pids: [workload.pid] } });
   for (const frequencyHz of [4000, 150, 2500]) {
     const guest = await subscribeNew(client, { name: "guest", events: events(frequencyHz) });
-    await Promise.all([guest.untilMore(50), steady.untilMore(10)]);
-    assert.ok(guest.samplesByPid.has(workload.pid));
+    await Promise.all([
+      guest.until("samples of the workload", () => guest.samplesByPid.has(workload.pid)),
+      guest.untilMore(50),
+      steady.untilMore(10),
+    ]);
     await deregisterAndCheck(client, guest);
     const [armed] = (await client.getStatus()).events;
     assert.equal(armed.frequencyHz, 499, "back at the fastest rate of those that stayed");

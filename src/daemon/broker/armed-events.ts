@@ -194,17 +194,16 @@ export class ArmedEvents {
     const next = this.#options.source.open({ ...armed.event, rate: armed.rate }, wanted);
     await this.#options.tellAll({ kind: "add formats", event: armed.index, formats: next.formats });
     const previous = armed.open;
-    if (armed.enabled) {
-      previous.disable();
-      next.enable();
-    }
-    armed.open = next;
-    armed.shape = wanted;
-    await this.#options.tellAll({ kind: "remove formats", formats: previous.formats });
+    // In one go: whoever reads the event between finds it neither smaller than before nor counted twice.
+    if (armed.enabled) previous.disable();
     const last = previous.read();
     armed.before.lost += last.lost ?? 0;
     armed.before.timeEnabledNs += last.timeEnabledNs;
     armed.before.timeRunningNs += last.timeRunningNs;
+    armed.open = next;
+    armed.shape = wanted;
+    if (armed.enabled) next.enable();
+    await this.#options.tellAll({ kind: "remove formats", formats: previous.formats });
     previous.close();
   }
 

@@ -6,28 +6,22 @@ import { EventEmitter } from "node:events";
 import { PmuError } from "../../pmu/errors.js";
 import type { Source } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
-import { FILTER_FLAG, generationOfId, handlerId, slotOfId } from "../../registry/layout.js";
-import type { HandlerTable, SlotHandle } from "../../registry/table.js";
+import { generationOfId, slotOfId } from "../../registry/layout.js";
+import type { HandlerTable } from "../../registry/table.js";
 import type { NsClock } from "../clock.js";
 import type { DaemonLimits } from "../config/config.js";
+import { TIMER_MS_MAX } from "../config/limits.js";
 import type { Books, LossReason } from "../delivery/books.js";
-import { type DeliveryStream, HandlerDelivery } from "../delivery/delivery.js";
-import { allocateOutbox, OutboxReader, regionBytes } from "../delivery/outbox.js";
+import type { DeliveryStream } from "../delivery/delivery.js";
 import type { DispatcherHost } from "../dispatch/host.js";
-import { encodeDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
-import { AcquireError, type ArmedEvents, type EventUser } from "./armed-events.js";
+import type { ArmedEvents } from "./armed-events.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
 import { resolvedEventMessage } from "./messages.js";
-import {
-  checkRegister,
-  type FilterMessage,
-  type HandlerSpec,
-  type RegisterRequestMessage,
-  refusal,
-} from "./request.js";
+import { closeHandler, openHandler } from "./registration.js";
+import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 import type { Tally } from "./tally.js";
 
 export type EndReason = "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
@@ -54,11 +48,15 @@ interface BrokerEvents {
 }
 
 const NS_PER_MS = 1_000_000;
+/** A stream that is discarded gets this long to take its end. */
+const CUT_MS = 1000;
 
 export class Broker extends EventEmitter<BrokerEvents> {
   readonly #parts: BrokerParts;
   readonly #bySlot = new Map<number, Handler>();
   readonly #byName = new Map<string, Handler | null>();
+  /** On the way: a stop waits for them. */
+  readonly #registering = new Set<Promise<Handler>>();
   #stopping = false;
 
   constructor(parts: BrokerParts) {
@@ -74,7 +72,16 @@ export class Broker extends EventEmitter<BrokerEvents> {
 
   /** Something waits in the slot's outbox. */
   wake(slot: number): void {
-    this.#bySlot.get(slot)?.delivery.wake();
+    const handler = this.#bySlot.get(slot);
+    if (handler === undefined) return;
+    try {
+      handler.delivery.wake();
+    } catch (error) {
+      // One stream's fault is not the others'.
+      this.#parts.log("delivery failed", { handler: handler.id, error: (error as Error).message });
+      handler.delivery.broken();
+      void this.#removeUnattended(handler, "DEREGISTERED", "DISCARDED");
+    }
   }
 
   /** Its thread is gone: what it had matched and not delivered is lost, and told. */
@@ -83,7 +90,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
   }
 
   async register(request: RegisterRequestMessage, peer: string): Promise<Handler> {
-    if (this.#stopping) throw new BrokerError("UNAVAILABLE", "the daemon is stopping: connect again when it is back.");
+    if (this.#stopping) throw stoppingError();
     const { source, limits, table } = this.#parts;
     const spec = checkRegister(request, { source, limits, dispatchers: table.layout.dispatchers });
     if (this.#byName.has(spec.name)) {
@@ -94,122 +101,41 @@ export class Broker extends EventEmitter<BrokerEvents> {
     }
     // The name is taken before the first await, or two could have it.
     this.#byName.set(spec.name, null);
+    const registration = this.#register(spec, peer);
+    this.#registering.add(registration);
     try {
-      return await this.#register(spec, peer);
+      return await registration;
     } catch (error) {
       this.#byName.delete(spec.name);
       throw error;
+    } finally {
+      this.#registering.delete(registration);
     }
   }
 
   async #register(spec: HandlerSpec, peer: string): Promise<Handler> {
-    const { table, armedEvents, kernelLoss } = this.#parts;
-    const handle = table.claim();
-    if (handle === null) {
-      throw new BrokerError(
-        "RESOURCE_EXHAUSTED",
-        `all ${table.layout.capacity} slots of the handler table are taken: deregister handlers, or start the daemon with a larger --capacity.`,
-      );
-    }
-    const users = spec.events.map(
-      (event): EventUser => ({
-        event,
-        callchain: spec.callchain,
-        cgroup: spec.filter.cgroupIds.length > 0,
-        wakeEach: spec.flushIntervalMs === 0,
-      }),
-    );
+    const { table, armedEvents, kernelLoss, tally, log } = this.#parts;
     // Losses up to now are not this handler's to hear of.
     kernelLoss.poll(this.handlers);
-    let armed: Handler["armed"];
-    try {
-      armed = await armedEvents.acquire(users);
-    } catch (error) {
-      table.abandon(handle);
-      if (!(error instanceof AcquireError)) throw error;
-      throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
+    const handler = await openHandler(this.#parts, spec, peer, () => {
+      void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED");
+    });
+    if (this.#stopping) {
+      await closeHandler(this.#parts, handler);
+      throw stoppingError();
     }
-    const handler = await this.#activate(handle, spec, users, armed, peer);
-    this.#parts.tally.registrations++;
-    this.#parts.log("handler registered", {
-      handler: handler.id,
-      name: spec.name,
-      peer,
-      events: spec.events.map((e) => e.name),
-    });
-    this.emit("changed", handler, "ADDED");
-    return handler;
-  }
-
-  /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
-  async #activate(
-    handle: SlotHandle,
-    spec: HandlerSpec,
-    users: readonly EventUser[],
-    armed: Handler["armed"],
-    peer: string,
-  ): Promise<Handler> {
-    const { table, host, armedEvents } = this.#parts;
-    const dispatchers = table.layout.dispatchers;
-    const dataBytes = regionBytes(spec.queueMaxBytes, dispatchers);
-    const outbox = allocateOutbox(dispatchers, dataBytes);
-    const registeredAt = Date.now() / 1000;
-    table.describe(handle, {
-      name: spec.name,
-      events: spec.events.map((event) => event.name).join(","),
-      filterFlags: filterFlags(spec.filterMessage),
-      queueMaxBytes: dataBytes * dispatchers,
-      registeredAt,
-    });
-    const mask = [0, 0];
-    for (const { index } of armed) mask[index >>> 5] |= 1 << (index & 31);
-    table.setEventMask(handle, mask[0], mask[1]);
-    await host.tellAll({
-      kind: "attach",
-      spec: {
-        slot: handle.slot,
-        generation: handle.generation,
-        outbox,
-        regionBytes: dataBytes,
-        events: armed.map(({ index }, i) => ({ armed: index, ...requestedRate(spec, i) })),
-        filter: spec.filter,
-        callchain: spec.callchain,
-        flushIntervalMs: spec.flushIntervalMs,
-      },
-    });
-    const handler: Handler = {
-      id: handlerId(handle.generation, handle.slot),
-      handle,
-      spec,
-      peer,
-      registeredAt,
-      users,
-      armed,
-      delivery: new HandlerDelivery({
-        slot: handle.slot,
-        readers: Array.from({ length: dispatchers }, (_, d) => new OutboxReader(outbox, d, dataBytes)),
-        events: spec.events.length,
-        counters: this.#parts.counters,
-        overflow: spec.overflow,
-        flushIntervalMs: spec.flushIntervalMs,
-        now: this.#parts.now,
-        encode: encodeDelivery,
-        latency: this.#parts.dispatchToStream,
-        onOverflow: () => void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED"),
-      }),
-      lease: null,
-      everSubscribed: false,
-      removal: null,
-    };
-    this.#bySlot.set(handle.slot, handler);
+    this.#bySlot.set(handler.handle.slot, handler);
     this.#byName.set(spec.name, handler);
-    table.activate(handle);
+    table.activate(handler.handle);
     this.#startLease(handler);
+    tally.registrations++;
+    log("handler registered", { handler: handler.id, name: spec.name, peer, events: spec.events.map((e) => e.name) });
+    this.emit("changed", handler, "ADDED");
     try {
-      await armedEvents.start(armed);
+      await armedEvents.start(handler.armed);
     } catch (error) {
       await this.#remove(handler, "DEREGISTERED", "DISCARDED");
-      throw error;
+      throw error instanceof PmuError ? refusal(error, "events[]") : error;
     }
     return handler;
   }
@@ -262,13 +188,19 @@ export class Broker extends EventEmitter<BrokerEvents> {
   async deregister(id: number, timeoutMs: number, discard: boolean): Promise<RemovalResult> {
     const handler = this.#find(id);
     const removal = this.#remove(handler, "DEREGISTERED", discard ? "DISCARDED" : null);
-    const limit = timeoutMs === 0 ? this.#parts.limits.deregisterTimeoutDefaultMs : timeoutMs;
+    const asked = timeoutMs === 0 ? this.#parts.limits.deregisterTimeoutDefaultMs : timeoutMs;
+    const limit = Math.min(asked, TIMER_MS_MAX);
     let timer: NodeJS.Timeout | undefined;
     const deadline = new Promise<"deadline">((resolve) => {
       timer = setTimeout(resolve, limit, "deadline");
     });
+    // Who discards does not wait for a reader that is stuck, beyond the chance to take the end.
+    const cut = discard
+      ? setTimeout(() => handler.delivery.discard("DISCARDED"), Math.min(CUT_MS, limit / 2))
+      : undefined;
     const outcome = await Promise.race([removal, deadline]);
     clearTimeout(timer);
+    clearTimeout(cut);
     if (outcome === "deadline") {
       throw new BrokerError(
         "DEADLINE_EXCEEDED",
@@ -281,6 +213,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
   /** Ends every stream with `end`, bounded by `timeoutMs`; then what is still queued is lost. */
   async stop(timeoutMs: number): Promise<void> {
     this.#stopping = true;
+    // Those on the way find out that they are too late, or are removed with the others.
+    await Promise.allSettled(this.#registering);
     const removals = [...this.#bySlot.values()].map((handler) =>
       this.#remove(handler, "DAEMON_STOPPING", handler.delivery.subscribed ? null : "SHUTDOWN"),
     );
@@ -341,7 +275,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
     removalWait.record(waitedNs);
     this.#parts.kernelLoss.poll(this.handlers);
     // Before the stream is settled: a reader that takes its time does not keep the event armed.
-    await armedEvents.release(handler.armed, handler.users);
+    await armedEvents.release(handler.armed, handler.users).catch((error: Error) => {
+      this.#parts.log("events of a handler could not be released", { handler: handler.id, error: error.message });
+    });
     const books = await handler.delivery.finish(reason, discard);
     if (books.matched !== books.delivered + books.lost) {
       this.#parts.log("books do not balance", { handler: handler.id, ...books });
@@ -380,23 +316,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
   }
 }
 
-function requestedRate(spec: HandlerSpec, i: number): { frequencyHz: number; period: number } {
-  const { rate } = spec.events[i];
-  return {
-    frequencyHz: rate.kind === "frequency" ? rate.hz : 0,
-    period: rate.kind === "period" ? rate.period : 0,
-  };
-}
-
-function filterFlags(filter: FilterMessage): number {
-  return (
-    (filter.pids.length > 0 ? FILTER_FLAG.PIDS : 0) |
-    (filter.cpus.length > 0 ? FILTER_FLAG.CPUS : 0) |
-    (filter.uids.length > 0 ? FILTER_FLAG.UIDS : 0) |
-    (filter.cgroups.length > 0 ? FILTER_FLAG.CGROUPS : 0) |
-    (filter.exclude_user ? FILTER_FLAG.EXCLUDE_USER : 0) |
-    (filter.exclude_kernel ? FILTER_FLAG.EXCLUDE_KERNEL : 0)
-  );
+function stoppingError(): BrokerError {
+  return new BrokerError("UNAVAILABLE", "the daemon is stopping: connect again when it is back.");
 }
 
 function logBooks(handler: Handler, reason: EndReason, books: Books, waitedNs: number): Record<string, unknown> {

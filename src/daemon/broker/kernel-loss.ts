@@ -18,8 +18,8 @@ export class KernelLossWatch {
     for (const armed of this.#armedEvents.all) {
       const lost = this.#armedEvents.read(armed).lost ?? 0;
       const fresh = lost - (this.#seen.get(armed) ?? 0);
-      this.#seen.set(armed, lost);
       if (fresh <= 0) continue;
+      this.#seen.set(armed, lost);
       for (const { armed: events, delivery } of handlers) {
         const event = events.indexOf(armed);
         if (event >= 0) delivery.eventWideLoss(event, "KERNEL", fresh);

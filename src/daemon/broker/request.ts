@@ -161,9 +161,17 @@ function cgroupId(path: string, i: number): number {
     throw invalid(`filter.cgroups[${i}]: "${path}": give the path below the cgroup v2 mount, such as /system.slice.`);
   }
   for (const mount of CGROUP_MOUNTS) {
-    if (statSync(`${mount}/cgroup.procs`, { throwIfNoEntry: false }) === undefined) continue;
-    const stat = statSync(mount + path, { throwIfNoEntry: false });
-    if (stat?.isDirectory()) return stat.ino;
+    try {
+      if (statSync(`${mount}/cgroup.procs`, { throwIfNoEntry: false }) === undefined) continue;
+      const stat = statSync(mount + path, { throwIfNoEntry: false });
+      if (stat?.isDirectory()) return stat.ino;
+    } catch (error) {
+      // A path that the file system cannot even look for: too long, holding NUL, a loop of links.
+      throw invalid(
+        `filter.cgroups[${i}]: ${(error as Error).message.slice(0, 200)}: give an existing group's path.`,
+        error,
+      );
+    }
   }
   throw invalid(`filter.cgroups[${i}]: "${path}": no such group in the cgroup v2 file system (/sys/fs/cgroup).`);
 }

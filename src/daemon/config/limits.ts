@@ -18,7 +18,7 @@ const MIB = 1024 * KIB;
 const HOUR_MS = 3_600_000;
 
 /** Node fires a timer with a longer delay at once. */
-const TIMER_MS_MAX = 2 ** 31 - 1;
+export const TIMER_MS_MAX = 2 ** 31 - 1;
 
 export const RANGES = {
   dispatchers: { min: 1, max: DISPATCHERS_MAX, default: 1 },

@@ -63,6 +63,14 @@ interface InFlight {
   readonly period: number;
   /** The message tells of this loss: its samples are booked already. */
   readonly told: Untold | null;
+  /** The message tells of this event-wide loss, which is in no books. */
+  readonly gap: Gap | null;
+}
+
+interface Gap {
+  readonly event: number;
+  readonly reason: LossReason;
+  count: number;
 }
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
@@ -79,7 +87,7 @@ export class HandlerDelivery {
   /** Control messages that go before anything else. */
   #urgent: Uint8Array[] = [];
   /** Event-wide losses that no stream has been told of. */
-  #gaps: { readonly event: number; readonly reason: LossReason; count: number }[] = [];
+  #gaps: Gap[] = [];
   #untold: Untold[] = [];
   #sequence = 0;
   #flushAtNs = 0;
@@ -201,9 +209,14 @@ export class HandlerDelivery {
       if (this.#finish !== null) this.#close();
       return;
     }
-    const urgent = this.#urgent.shift() ?? this.#nextGap();
+    const urgent = this.#urgent.shift();
     if (urgent !== undefined) {
       this.#write(urgent, null);
+      return;
+    }
+    const gap = this.#gaps.shift();
+    if (gap !== undefined) {
+      this.#tellGap(gap);
       return;
     }
     const untold = this.#untold.shift();
@@ -211,7 +224,7 @@ export class HandlerDelivery {
       this.#tell(untold);
       return;
     }
-    const reader = this.#readersInTurn().find((candidate) => candidate.peek());
+    const reader = this.#nextReader();
     this.#options.counters.setQueueBytes(this.#options.slot, this.queuedBytes);
     if (reader === undefined) {
       if (this.#finish !== null) this.#writeEnd();
@@ -228,16 +241,19 @@ export class HandlerDelivery {
     } else this.#writeChunks(reader.entry.event);
   }
 
-  #nextGap(): Uint8Array | undefined {
-    const gap = this.#gaps.shift();
-    if (gap === undefined) return undefined;
+  #tellGap(gap: Gap): void {
     const loss = lossMessage(gap.event, gap.reason, gap.count, 0, 0, 0);
-    return this.#options.encode({ loss: { ...loss, event_wide: true } });
+    const bytes = this.#options.encode({ loss: { ...loss, event_wide: true } });
+    this.#write(bytes, { event: gap.event, samples: 0, period: 0, told: null, gap });
   }
 
-  #readersInTurn(): readonly OutboxReader[] {
+  #nextReader(): OutboxReader | undefined {
     const { readers } = this.#options;
-    return [...readers.slice(this.#turn), ...readers.slice(0, this.#turn)];
+    for (let i = 0; i < readers.length; i++) {
+      const reader = readers[(this.#turn + i) % readers.length];
+      if (reader.peek()) return reader;
+    }
+    return undefined;
   }
 
   #isDue(): boolean {
@@ -262,7 +278,9 @@ export class HandlerDelivery {
     let samples = 0;
     let period = 0;
     message.begin();
-    for (const reader of this.#readersInTurn()) {
+    const { readers } = this.#options;
+    for (let i = 0; i < readers.length; i++) {
+      const reader = readers[(this.#turn + i) % readers.length];
       while (message.bodyBytes < MESSAGE_BYTES && reader.peek()) {
         const { entry } = reader;
         if (entry.kind !== ENTRY.CHUNK || entry.event !== event) break;
@@ -278,7 +296,7 @@ export class HandlerDelivery {
     this.#flushAtNs = nowNs + flushIntervalMs * NS_PER_MS * 0.9;
     const sequence = this.#sequence;
     this.#sequence += samples;
-    this.#write(message.finish(event, sequence), { event, samples, period, told: null });
+    this.#write(message.finish(event, sequence), { event, samples, period, told: null, gap: null });
   }
 
   #write(bytes: Uint8Array, inFlight: InFlight | null): void {
@@ -289,7 +307,7 @@ export class HandlerDelivery {
       if (this.#stream !== stream) return;
       this.#writing = false;
       this.#inFlight = null;
-      if (inFlight !== null && inFlight.told === null)
+      if (inFlight !== null && inFlight.told === null && inFlight.gap === null)
         this.#books.deliver(inFlight.event, inFlight.samples, inFlight.period);
       this.pump();
     });
@@ -298,8 +316,12 @@ export class HandlerDelivery {
   /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
   #loseInFlight(): void {
     if (this.#inFlight === null) return;
-    const { event, samples, period, told } = this.#inFlight;
+    const { event, samples, period, told, gap } = this.#inFlight;
     this.#inFlight = null;
+    if (gap !== null) {
+      this.#gaps.unshift(gap);
+      return;
+    }
     this.#sequence -= samples;
     if (told !== null) {
       this.#untold.unshift(told);
@@ -363,6 +385,7 @@ export class HandlerDelivery {
       samples: count,
       period,
       told: loss,
+      gap: null,
     });
   }
 

@@ -1,6 +1,7 @@
 /**
- * Drains rings and offers every batch to every handler that wants it. No thread and no system call in here: memory in,
- * memory out. Nothing is allocated per sample, nothing is logged, nothing blocks.
+ * Drains rings and offers every batch to every handler that wants it. Memory in, memory out: no thread in here, nothing
+ * is allocated per sample, nothing is logged, nothing blocks, and the one system call is the look-up of a process's owner
+ * for handlers that filter by uid (filter.ts).
  */
 import type { ScanListener } from "../../pmu/record.js";
 import { BATCH_SAMPLES_MAX, BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
@@ -158,11 +159,11 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (reader.tail < until) {
       this.#ringIndex = r;
       this.#abandoned = new Set(abandoned);
-      // The same bytes give the same batch.
-      this.#batch.scan(reader, until, this.#formats, this);
+      // The same bytes in the same formats give the same batch.
+      const next = this.#batch.scan(reader, until, this.#formats, this);
       this.#offer();
       this.#abandoned = null;
-      reader.storeTail(until);
+      reader.storeTail(next);
     }
     words[DISPATCHER_STAT.OFFERING_RING] = 0;
   }
@@ -176,7 +177,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const { walker, stats, now } = this.#parts;
     const batch = this.#batch;
     this.#nowNs = now();
-    if (this.#parts.clockIsMonotonic) {
+    // A predecessor's batch has been counted here before.
+    if (this.#parts.clockIsMonotonic && this.#abandoned === null) {
       for (let i = 0; i < batch.count; i++) this.#latency.record(this.#nowNs - batch.time[i]);
     }
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);

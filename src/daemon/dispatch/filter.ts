@@ -19,7 +19,8 @@ const OWNER_TTL_NS = 1_000_000_000;
 const OWNERS_MAX = 65_536;
 
 /**
- * Owners as /proc shows them, asked at most once a second for each process: a pid that is reused, or a process that
+ * The one place where a dispatcher asks the kernel, and only for handlers that filter by uid: microseconds for each
+ * process once a second. Owners as /proc shows them, asked at most once a second for each process: a pid that is reused, or a process that
  * changes its owner, is seen with the old one for up to that long.
  */
 export class OwnerCache {
@@ -30,9 +31,18 @@ export class OwnerCache {
     const known = this.#owners.get(pid);
     if (known !== undefined && nowNs < known.expiresNs) return known.uid;
     if (this.#owners.size >= OWNERS_MAX) this.#owners.clear();
-    const uid = statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? -1;
+    const uid = ownerOf(pid);
     this.#owners.set(pid, { uid, expiresNs: nowNs + OWNER_TTL_NS });
     return uid;
+  }
+}
+
+function ownerOf(pid: number): number {
+  try {
+    return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? -1;
+  } catch {
+    // Whatever keeps us from knowing: who is not known is not shown.
+    return -1;
   }
 }
 

@@ -30,7 +30,7 @@ export interface HostOptions {
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 10_000;
 
-/** What a dispatcher has been told, as far as it still matters: the state of one that is started now. */
+/** What a dispatcher has been told and has answered, as far as it still matters: the state its successor starts from. */
 class Ledger {
   readonly #paces = new Map<number, Control>();
   readonly #attached = new Map<number, Control>();
@@ -84,7 +84,8 @@ class DispatcherThread {
   readonly #setup: Omit<DispatcherSetup, "initial" | "abandoned">;
   readonly #options: HostOptions;
   readonly #ledger = new Ledger();
-  readonly #waiting = new Map<number, () => void>();
+  /** What has not been answered, in order. */
+  readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
   readonly #deathsMs: number[] = [];
   #worker: Worker;
   #exited: Promise<void> = Promise.resolve();
@@ -145,27 +146,33 @@ class DispatcherThread {
     }
     const abandoned = this.#options.onDeath(index, error);
     this.restarts++;
-    const unanswered = [...this.#waiting.keys()];
     this.#worker = this.#start(abandoned);
-    // It was started with all that the dead one had been told, so what was not answered is done when it answers at all.
-    void this.tell({ kind: "drain" }).then(() => {
-      for (const sequence of unanswered) this.#answered(sequence);
-    });
+    // It starts from what the dead one had answered, finishes its batch in those terms, and is told the rest again.
+    for (const [sequence, { control }] of this.#waiting) {
+      if (control.kind === "fail") this.#answered(sequence);
+      else this.#post(sequence, control);
+    }
   }
 
   #answered(sequence: number): void {
-    this.#waiting.get(sequence)?.();
+    const waiting = this.#waiting.get(sequence);
+    if (waiting === undefined) return;
     this.#waiting.delete(sequence);
+    this.#ledger.note(waiting.control);
+    waiting.resolve();
+  }
+
+  #post(sequence: number, control: Control): void {
+    this.#worker.postMessage({ sequence, control } satisfies Request);
+    signalEventfd(this.#setup.controlFd);
   }
 
   /** Resolves when the dispatcher, or the one that took its place, has done it. */
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
-    this.#ledger.note(control);
     return new Promise((resolve) => {
-      this.#waiting.set(sequence, resolve);
-      this.#worker.postMessage({ sequence, control } satisfies Request);
-      signalEventfd(this.#setup.controlFd);
+      this.#waiting.set(sequence, { control, resolve });
+      this.#post(sequence, control);
     });
   }
 

@@ -2,12 +2,26 @@
 import { type ServerWritableStream, status } from "@grpc/grpc-js";
 import type { DeliveryStream } from "../delivery/delivery.js";
 
+/** http2.constants.NGHTTP2_CANCEL */
+const HTTP2_CANCEL = 8;
+
 /** The stream of Subscribe carries encoded messages: its serializer only says that it was asked. */
 export class CallStream implements DeliveryStream {
   readonly #call: ServerWritableStream<unknown, PassThrough>;
+  /** Dropped with the stream's end, so that a call whose client never lets go of it holds nothing but itself. */
+  #onBroken: (() => void) | null = null;
 
   constructor(call: ServerWritableStream<unknown, PassThrough>) {
     this.#call = call;
+    // A client that cancels, and a connection that breaks. After end() and abort() there is nothing to break.
+    const broken = (): void => this.#onBroken?.();
+    call.on("cancelled", broken);
+    call.on("error", broken);
+  }
+
+  /** Called when the stream goes without having been ended here. */
+  onBroken(listener: () => void): void {
+    this.#onBroken = listener;
   }
 
   write(bytes: Uint8Array, written: () => void): void {
@@ -21,12 +35,22 @@ export class CallStream implements DeliveryStream {
   }
 
   end(): void {
+    this.#onBroken = null;
     this.#call.end();
   }
 
   abort(): void {
+    this.#onBroken = null;
     this.#call.emit("error", { code: status.ABORTED, details: "removed while the stream's reader was stuck." });
+    // The status waits behind data that the reader does not take. grpc-js has no way to reset a stream, so reach for the
+    // HTTP/2 stream below it: otherwise what is queued stays in memory for as long as the connection lives.
+    const { stream } = (this.#call as unknown as { call?: { stream?: Http2Resettable } }).call ?? {};
+    stream?.close?.(HTTP2_CANCEL);
   }
+}
+
+interface Http2Resettable {
+  close?(code: number): void;
 }
 
 export interface PassThrough {

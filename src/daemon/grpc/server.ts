@@ -3,8 +3,9 @@ import { existsSync, lstatSync, mkdirSync, rmSync } from "node:fs";
 import { connect } from "node:net";
 import { dirname } from "node:path";
 import { Server, ServerCredentials, type UntypedServiceImplementation } from "@grpc/grpc-js";
+import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
-import { HealthImplementation } from "grpc-health-check";
+import { HealthImplementation, protoPath as healthProtoPath } from "grpc-health-check";
 import { formatListenAddress, type ListenAddress } from "../config/address.js";
 import { serializePassThrough } from "./call-stream.js";
 import { brokerService, packageDefinition } from "./proto.js";
@@ -39,7 +40,7 @@ export async function startGrpcServer(
   server.addService(definition, implementation);
   const health = new HealthImplementation({ "": "SERVING", [SERVICE_NAME]: "SERVING" });
   health.addToServer(server);
-  new ReflectionService(packageDefinition).addToServer(server);
+  new ReflectionService({ ...packageDefinition, ...loadSync(healthProtoPath, { keepCase: true }) }).addToServer(server);
   const sockets: string[] = [];
   const addresses: string[] = [];
   try {

@@ -99,52 +99,49 @@ async function deregister(
 }
 
 function subscribe(parts: ServiceParts, call: ServerWritableStream<{ handler_id: number }, PassThrough>): void {
-  let handler: Handler;
+  const stream = new CallStream(call);
   try {
-    handler = parts.broker.subscribe(call.request.handler_id, new CallStream(call));
+    const handler = parts.broker.subscribe(call.request.handler_id, stream);
+    stream.onBroken(() => parts.broker.streamBroken(handler));
   } catch (error) {
     call.emit("error", toCallError(error, parts.onFault));
-    return;
   }
-  // A client that cancels, and a connection that breaks. After end() neither finds a stream to break.
-  call.on("cancelled", () => parts.broker.streamBroken(handler));
-  call.on("error", () => parts.broker.streamBroken(handler));
 }
 
 function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, unknown>): void {
   const { broker } = parts;
+  let stopped = false;
   const send = (kind: string, handler: Handler | null): void => {
-    if (call.writableLength > WATCH_BACKLOG_MAX) {
-      stop();
-      call.emit(
-        "error",
-        toCallError(
-          new BrokerError(
-            "RESOURCE_EXHAUSTED",
-            `the watcher lags ${WATCH_BACKLOG_MAX} changes behind: read faster, or list handlers instead.`,
-          ),
-          parts.onFault,
-        ),
-      );
-      return;
-    }
     call.write({ kind, handler: handler === null ? null : handlerMessage(handler, parts) });
   };
-  const onChange = (handler: Handler, kind: string): void => send(kind, handler);
+  const onChange = (handler: Handler, kind: string): void => {
+    if (stopped) return;
+    if (call.writableLength <= backlogMax) {
+      send(kind, handler);
+      return;
+    }
+    stop();
+    const lag = `the watcher lags ${WATCH_BACKLOG_MAX} changes behind: read faster, or list handlers instead.`;
+    call.emit("error", toCallError(new BrokerError("RESOURCE_EXHAUSTED", lag), parts.onFault));
+  };
   const onStopped = (): void => {
     call.end();
   };
   const stop = (): void => {
+    stopped = true;
     broker.off("changed", onChange);
     broker.off("stopped", onStopped);
   };
   call.on("cancelled", stop);
   call.on("error", stop);
   call.on("finish", stop);
-  for (const handler of broker.handlers) send("ADDED", handler);
-  send("SYNCHRONIZED", null);
   broker.on("changed", onChange);
   broker.once("stopped", onStopped);
+  // The snapshot is as long as the table; what comes on top is what a reader may lag behind.
+  const snapshot = broker.handlers;
+  const backlogMax = snapshot.length + WATCH_BACKLOG_MAX;
+  for (const handler of snapshot) send("ADDED", handler);
+  send("SYNCHRONIZED", null);
 }
 
 function handlerMessage(handler: Handler, parts: ServiceParts): object {

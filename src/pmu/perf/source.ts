@@ -23,6 +23,9 @@ import { type Kernel, liveKernel } from "./kernel.js";
 import { explainMapFailure, explainOpenFailure } from "./refusal.js";
 
 const DEFAULT_FREQUENCY_HZ = 99;
+const NS_PER_SECOND = 1_000_000_000;
+/** kernel/events/core.c, perf_swevent_start_hrtimer. */
+const CLOCK_PERIOD_NS_MIN = 10_000;
 const CYCLES = "cycles";
 const CPU_CLOCK = "cpu-clock";
 
@@ -137,6 +140,14 @@ class PerfSource implements Source {
       throw new PmuError(
         "RATE_INVALID",
         `events[].frequency_hz: ${rate.hz} is above the kernel's maximum of ${max} (kernel.perf_event_max_sample_rate): ask for less, or raise it.`,
+      );
+    }
+    // The kernel runs a clock's timer no faster than each 10 us whatever it is asked for, and that fast is a frozen machine.
+    const leastNs = Math.max(CLOCK_PERIOD_NS_MIN, Math.ceil(NS_PER_SECOND / max));
+    if (rate.kind === "period" && event.periodUnit === "ns" && rate.period < leastNs) {
+      throw new PmuError(
+        "RATE_INVALID",
+        `events[].period: ${rate.period} ns is below the least of ${leastNs} that the kernel's maximum rate of ${max} Hz allows (kernel.perf_event_max_sample_rate): ask for more.`,
       );
     }
     return { ...event, rate, key: `${event.type}/${event.config}/${event.name}/${rate.kind}` };

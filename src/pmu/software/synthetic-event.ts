@@ -27,7 +27,7 @@ export function syntheticSampleType(callchain: boolean): number {
 }
 
 /** What one ring is owed. Sample n of ring r is due (n + (r + 1) / rings) intervals after the start. */
-interface Lane {
+interface CpuGenerator {
   readonly writer: RingWriter;
   readonly id: bigint;
   readonly block: SampleBlock;
@@ -39,7 +39,7 @@ interface Lane {
 }
 
 export class SyntheticEvent {
-  readonly #lanes: readonly Lane[];
+  readonly #generators: readonly CpuGenerator[];
   /** Between two samples of one ring. */
   readonly #intervalNs: number;
   readonly #wakeEach: boolean;
@@ -51,7 +51,7 @@ export class SyntheticEvent {
     this.#wakeEach = options.wakeEach;
     // Each sample stands for the time since the last one on its CPU, as those of a clock do.
     const period = Math.max(1, Math.round(this.#intervalNs));
-    this.#lanes = writers.map((writer, index) => {
+    this.#generators = writers.map((writer, index) => {
       const id = options.ids[index] as bigint;
       const cpu = options.cpus[index] as number;
       const random = seededRandom(options.seed + index);
@@ -67,59 +67,64 @@ export class SyntheticEvent {
 
   start(nowNs: number): void {
     this.#startNs = nowNs;
-    for (const lane of this.#lanes) lane.next = 0;
+    for (const generator of this.#generators) generator.next = 0;
   }
 
   /** Writes what is due at `nowNs`, no sample later than that; returns when the next one is due. */
   tick(nowNs: number): number {
     let nextDueNs = Number.POSITIVE_INFINITY;
-    for (const lane of this.#lanes) {
-      if (lane.block.count === 0) continue;
+    for (const generator of this.#generators) {
+      if (generator.block.count === 0) continue;
       const elapsed = nowNs - this.#startNs;
-      const oldest = Math.ceil((elapsed - CATCH_UP_NS_MAX) / this.#intervalNs - lane.phase);
-      if (oldest > lane.next) lane.next = oldest;
-      const due = Math.floor(elapsed / this.#intervalNs - lane.phase) - lane.next + 1;
-      if (due > 0) this.#write(lane, due);
-      nextDueNs = Math.min(nextDueNs, this.#dueNs(lane, lane.next));
+      const oldest = Math.ceil((elapsed - CATCH_UP_NS_MAX) / this.#intervalNs - generator.phase);
+      if (oldest > generator.next) generator.next = oldest;
+      const due = Math.floor(elapsed / this.#intervalNs - generator.phase) - generator.next + 1;
+      if (due > 0) this.#write(generator, due);
+      nextDueNs = Math.min(nextDueNs, this.#dueNs(generator, generator.next));
     }
     return nextDueNs;
   }
 
-  #dueNs(lane: Lane, sample: number): number {
-    return this.#startNs + (sample + lane.phase) * this.#intervalNs;
+  #dueNs(generator: CpuGenerator, sample: number): number {
+    return this.#startNs + (sample + generator.phase) * this.#intervalNs;
   }
 
-  #write(lane: Lane, due: number): void {
-    const { writer, block } = lane;
+  #write(generator: CpuGenerator, due: number): void {
+    const { writer, block } = generator;
     const { starts } = block;
     let left = due;
     while (left > 0) {
-      const first = starts[lane.cursor] as number;
-      const recordBytes = ((starts[lane.cursor + 1] as number) - first) * 4;
-      if (!writer.settleLost(lane.id, this.#dueNs(lane, lane.next), recordBytes)) break;
-      const end = fittingEnd(starts, lane.cursor, Math.min(block.count, lane.cursor + left), writer.room() / 4);
+      const first = starts[generator.cursor] as number;
+      const recordBytes = ((starts[generator.cursor + 1] as number) - first) * 4;
+      if (!writer.settleLost(generator.id, this.#dueNs(generator, generator.next), recordBytes)) break;
+      const end = fittingEnd(
+        starts,
+        generator.cursor,
+        Math.min(block.count, generator.cursor + left),
+        writer.room() / 4,
+      );
       const headWord = (writer.head & (writer.dataBytes - 1)) >>> 2;
       writer.append(block.bytes, first * 4, (starts[end] as number) * 4);
-      this.#patchTimes(lane, headWord - first + TIME_WORD, end);
-      const count = end - lane.cursor;
-      lane.next += count;
-      lane.cursor = end === block.count ? 0 : end;
+      this.#patchTimes(generator, headWord - first + TIME_WORD, end);
+      const count = end - generator.cursor;
+      generator.next += count;
+      generator.cursor = end === block.count ? 0 : end;
       left -= count;
     }
     if (left > 0) {
       writer.countLost(left);
       this.#lost += left;
-      lane.next += left;
+      generator.next += left;
     }
     writer.publish(this.#wakeEach);
   }
 
-  #patchTimes(lane: Lane, shift: number, end: number): void {
-    const { words, wordMask } = lane.writer;
-    const { starts } = lane.block;
+  #patchTimes(generator: CpuGenerator, shift: number, end: number): void {
+    const { words, wordMask } = generator.writer;
+    const { starts } = generator.block;
     const interval = this.#intervalNs;
-    const origin = this.#dueNs(lane, lane.next);
-    const { cursor } = lane;
+    const origin = this.#dueNs(generator, generator.next);
+    const { cursor } = generator;
     for (let i = cursor; i < end; i++) {
       const timeNs = origin + (i - cursor) * interval;
       const word = (shift + (starts[i] as number)) & wordMask;

@@ -1,0 +1,166 @@
+/**
+ * A handler up to the moment it goes ACTIVE: slot, outbox, events, and dispatchers that know it. What fails on the way
+ * is undone.
+ */
+import { PmuError } from "../../pmu/errors.js";
+import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
+import type { SlotHandle } from "../../registry/table.js";
+import { HandlerDelivery } from "../delivery/delivery.js";
+import { allocateOutbox, OutboxReader, regionBytes } from "../delivery/outbox.js";
+import { encodeDelivery } from "../grpc/proto.js";
+import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
+import type { BrokerParts } from "./broker.js";
+import { BrokerError } from "./errors.js";
+import type { Handler } from "./handler.js";
+import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
+
+interface Outbox {
+  readonly buffer: SharedArrayBuffer;
+  readonly regionBytes: number;
+}
+
+/** In CLAIMED: no dispatch yet. Throws BrokerError with nothing changed. */
+export async function openHandler(
+  parts: BrokerParts,
+  spec: HandlerSpec,
+  peer: string,
+  onOverflow: () => void,
+): Promise<Handler> {
+  const { table, armedEvents } = parts;
+  const outbox = openOutbox(spec.queueMaxBytes, table.layout.dispatchers);
+  const handle = table.claim();
+  if (handle === null) {
+    throw new BrokerError(
+      "RESOURCE_EXHAUSTED",
+      `all ${table.layout.capacity} slots of the handler table are taken: deregister handlers, or start the daemon with a larger --capacity.`,
+    );
+  }
+  const users = spec.events.map(
+    (event): EventUser => ({
+      event,
+      callchain: spec.callchain,
+      cgroup: spec.filter.cgroupIds.length > 0,
+      wakeEach: spec.flushIntervalMs === 0,
+    }),
+  );
+  let armed: readonly ArmedEvent[];
+  try {
+    armed = await armedEvents.acquire(users);
+  } catch (error) {
+    table.abandon(handle);
+    if (!(error instanceof AcquireError)) throw error;
+    throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
+  }
+  const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, onOverflow);
+  try {
+    await attach(parts, handler, outbox);
+  } catch (error) {
+    await closeHandler(parts, handler);
+    throw error;
+  }
+  return handler;
+}
+
+/** Undoes openHandler, as long as the handler has not gone ACTIVE. */
+export async function closeHandler(parts: BrokerParts, { handle, armed, users }: Handler): Promise<void> {
+  await parts.armedEvents.release(armed, users);
+  await parts.host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation });
+  parts.table.abandon(handle);
+}
+
+function openOutbox(maxBytes: number, dispatchers: number): Outbox {
+  const bytes = regionBytes(maxBytes, dispatchers);
+  try {
+    return { buffer: allocateOutbox(dispatchers, bytes), regionBytes: bytes };
+  } catch (error) {
+    throw new BrokerError(
+      "RESOURCE_EXHAUSTED",
+      `queue.max_bytes: the daemon has no memory for a queue of ${bytes * dispatchers} bytes: ask for a smaller one.`,
+      { cause: error },
+    );
+  }
+}
+
+function createHandler(
+  parts: BrokerParts,
+  handle: SlotHandle,
+  spec: HandlerSpec,
+  users: readonly EventUser[],
+  armed: readonly ArmedEvent[],
+  outbox: Outbox,
+  peer: string,
+  onOverflow: () => void,
+): Handler {
+  const { dispatchers } = parts.table.layout;
+  return {
+    id: handlerId(handle.generation, handle.slot),
+    handle,
+    spec,
+    peer,
+    registeredAt: Date.now() / 1000,
+    users,
+    armed,
+    delivery: new HandlerDelivery({
+      slot: handle.slot,
+      readers: Array.from({ length: dispatchers }, (_, d) => new OutboxReader(outbox.buffer, d, outbox.regionBytes)),
+      events: spec.events.length,
+      counters: parts.counters,
+      overflow: spec.overflow,
+      flushIntervalMs: spec.flushIntervalMs,
+      now: parts.now,
+      encode: encodeDelivery,
+      latency: parts.dispatchToStream,
+      onOverflow,
+    }),
+    lease: null,
+    everSubscribed: false,
+    removal: null,
+  };
+}
+
+/** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
+async function attach({ table, host }: BrokerParts, handler: Handler, outbox: Outbox): Promise<void> {
+  const { handle, spec, armed, registeredAt } = handler;
+  table.describe(handle, {
+    name: spec.name,
+    events: spec.events.map((event) => event.name).join(","),
+    filterFlags: filterFlags(spec.filterMessage),
+    queueMaxBytes: outbox.regionBytes * table.layout.dispatchers,
+    registeredAt,
+  });
+  const mask = [0, 0];
+  for (const { index } of armed) mask[index >>> 5] |= 1 << (index & 31);
+  table.setEventMask(handle, mask[0], mask[1]);
+  await host.tellAll({
+    kind: "attach",
+    spec: {
+      slot: handle.slot,
+      generation: handle.generation,
+      outbox: outbox.buffer,
+      regionBytes: outbox.regionBytes,
+      events: armed.map(({ index }, i) => ({ armed: index, ...requestedRate(spec, i) })),
+      filter: spec.filter,
+      callchain: spec.callchain,
+      flushIntervalMs: spec.flushIntervalMs,
+    },
+  });
+}
+
+function requestedRate(spec: HandlerSpec, i: number): { frequencyHz: number; period: number } {
+  const { rate } = spec.events[i];
+  return {
+    frequencyHz: rate.kind === "frequency" ? rate.hz : 0,
+    period: rate.kind === "period" ? rate.period : 0,
+  };
+}
+
+function filterFlags(filter: FilterMessage): number {
+  return (
+    (filter.pids.length > 0 ? FILTER_FLAG.PIDS : 0) |
+    (filter.cpus.length > 0 ? FILTER_FLAG.CPUS : 0) |
+    (filter.uids.length > 0 ? FILTER_FLAG.UIDS : 0) |
+    (filter.cgroups.length > 0 ? FILTER_FLAG.CGROUPS : 0) |
+    (filter.exclude_user ? FILTER_FLAG.EXCLUDE_USER : 0) |
+    (filter.exclude_kernel ? FILTER_FLAG.EXCLUDE_KERNEL : 0)
+  );
+}
