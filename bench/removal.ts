@@ -10,8 +10,8 @@ import { Worker } from "node:worker_threads";
 import { monotonicClock } from "../src/daemon/clock.js";
 import { mapAnonymous, unmap, viewMemory } from "../src/pmu/ffi.js";
 import { tableLayout } from "../src/registry/layout.js";
-import { formatTable, HandlerTable, type SlotHandle } from "../src/registry/table.js";
-import { AtomicDoorbell } from "../src/registry/words.js";
+import { formatTable, HandlerTable, REMOVAL_LOOKS, type SlotHandle } from "../src/registry/table.js";
+import { AtomicDoorbell, AtomicWords } from "../src/registry/words.js";
 import type { Benchmark, BenchmarkOptions } from "./lib/benchmark.js";
 import { onlineCpus } from "./lib/machine.js";
 import { renderTable } from "./lib/table.js";
@@ -78,7 +78,13 @@ class Bench {
     this.#address = mapAnonymous(this.#bytes);
     const memory = viewMemory(this.#address, this.#bytes);
     const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: 0 });
-    this.#table = new HandlerTable(memory, layout, new AtomicDoorbell(this.#bell));
+    this.#table = new HandlerTable(
+      memory,
+      layout,
+      new AtomicDoorbell(this.#bell),
+      new AtomicWords(memory),
+      REMOVAL_LOOKS,
+    );
     this.#handles = Array.from({ length: capacity }, () => this.#register());
     this.#control = new Int32Array(new SharedArrayBuffer((CONTROL.REACHED + dispatchers) * 4));
     this.#workers = Array.from({ length: dispatchers }, (_, index) => {

@@ -2,8 +2,8 @@
 import { viewMemory } from "../pmu/ffi.js";
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
-import { formatTable, HandlerTable } from "../registry/table.js";
-import { AtomicDoorbell } from "../registry/words.js";
+import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
+import { AtomicDoorbell, AtomicWords } from "../registry/words.js";
 import { ArmedEvents } from "./broker/armed-events.js";
 import { Broker } from "./broker/broker.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
@@ -89,7 +89,8 @@ async function start(
   const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
   const removalBell = new SharedArrayBuffer(4);
   const deliveryBell = new SharedArrayBuffer(4);
-  const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell));
+  const words = new AtomicWords(memory);
+  const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell), words, REMOVAL_LOOKS);
   const counters = new SlotCounters(memory, layout);
 
   const host: DispatcherHost = new DispatcherHost({

@@ -57,8 +57,10 @@ export class TableWalker {
       const state = words.load(base + SLOT.STATE / 4);
       if ((state & STATE_MASK) === STATE.ACTIVE) {
         // mask: constant while ACTIVE. Should it be the next owner's by now, so is the state, and look_again sees that.
-        const wanted =
-          (words.load(base + EVENT_WORDS.LOW) & eventMaskLow) | (words.load(base + EVENT_WORDS.HIGH) & eventMaskHigh);
+        // A word that the batch has no event in is not worth its load.
+        const low = eventMaskLow === 0 ? 0 : words.load(base + EVENT_WORDS.LOW) & eventMaskLow;
+        const high = eventMaskHigh === 0 ? 0 : words.load(base + EVENT_WORDS.HIGH) & eventMaskHigh;
+        const wanted = low | high;
         if (wanted !== 0) this.#offer(slot, base, state, target);
       }
       // follow: constant once the slot is linked.
