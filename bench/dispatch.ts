@@ -180,6 +180,7 @@ function countAccesses({ words, layout }: BenchTable, mask: number): Accesses {
       loads++;
       return words.load(index);
     },
+    peek: (index) => words.peek(index),
     store: (index, value) => {
       stores++;
       words.store(index, value);

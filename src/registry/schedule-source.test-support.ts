@@ -49,6 +49,7 @@ export type Steps<T> = Generator<Access, T, number>;
 /** What the transformed code calls in place of SharedWords and Doorbell: it only says what is to be done. */
 export const accesses = {
   load: (index: number, step: string): Access => ({ kind: "load", step, index }),
+  peek: (index: number, step: string): Access => ({ kind: "load", step, index }),
   store: (index: number, value: number, step: string): Access => ({ kind: "store", step, index, value, plain: false }),
   storePlain: (index: number, value: number, step: string): Access => ({
     kind: "store",
@@ -134,7 +135,7 @@ export function edited(file: FileName, edits: readonly Edit[]): string {
 const METHOD = /^ {4}(async )?(#?\w+)\(.*\) \{$/;
 const MARKER = /^\s*\/\/ ([a-z_]+(?:(?:, | \| )[a-z_]+)*): /;
 const ACCESS =
-  /\b(?:this\.#words|words|this\.#doorbell)\.(?:load|store|storePlain|compareExchange|ring|value|waitPast)\(/g;
+  /\b(?:this\.#words|words|this\.#doorbell)\.(?:load|peek|store|storePlain|compareExchange|ring|value|waitPast)\(/g;
 const PLAIN = /\bthis\.#bytes\.fill\(/g;
 
 interface Method {

@@ -59,6 +59,11 @@ async function liveAsCompiled(fixture: TableFixture): Promise<unknown[]> {
       done.push("load", ...args);
       return words.load(...args);
     },
+    // The same to the protocol: a step that reads.
+    peek: (...args) => {
+      done.push("load", ...args);
+      return words.peek(...args);
+    },
     store: (...args) => {
       done.push("store", ...args);
       words.store(...args);

@@ -70,6 +70,11 @@ export class InterruptedWords implements SharedWords {
     return this.#words.load(index);
   }
 
+  peek(index: number): number {
+    this.#step();
+    return this.#words.peek(index);
+  }
+
   store(index: number, value: number): void {
     this.#step();
     this.#words.store(index, value);

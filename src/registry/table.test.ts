@@ -297,6 +297,7 @@ describe("removal", () => {
         }
         return seen;
       },
+      peek: (index) => words.peek(index),
       store: (index, value) => words.store(index, value),
       compareExchange: (...exchange) => words.compareExchange(...exchange),
     };

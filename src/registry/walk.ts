@@ -54,17 +54,17 @@ export class TableWalker {
       const slot = link - 1;
       const base = this.#slotWord[slot];
       // look: written by registrars and removers. Only a hint: what it says may be over at once.
-      const state = words.load(base + SLOT.STATE / 4);
+      const state = words.peek(base + SLOT.STATE / 4);
       if ((state & STATE_MASK) === STATE.ACTIVE) {
         // mask: constant while ACTIVE. Should it be the next owner's by now, so is the state, and look_again sees that.
         // A word that the batch has no event in is not worth its load.
-        const low = eventMaskLow === 0 ? 0 : words.load(base + EVENT_WORDS.LOW) & eventMaskLow;
-        const high = eventMaskHigh === 0 ? 0 : words.load(base + EVENT_WORDS.HIGH) & eventMaskHigh;
+        const low = eventMaskLow === 0 ? 0 : words.peek(base + EVENT_WORDS.LOW) & eventMaskLow;
+        const high = eventMaskHigh === 0 ? 0 : words.peek(base + EVENT_WORDS.HIGH) & eventMaskHigh;
         const wanted = low | high;
         if (wanted !== 0) this.#offer(slot, base, state, target);
       }
       // follow: constant once the slot is linked.
-      link = words.load(base + SLOT.NEXT / 4);
+      link = words.peek(base + SLOT.NEXT / 4);
     }
   }
 
