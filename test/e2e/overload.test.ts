@@ -191,6 +191,13 @@ test(
   },
 );
 
+test("a time-out longer than timers go is as long as they go", BOUNDED, async (t) => {
+  const { client } = await start(t);
+  const reader = await subscribeNew(client, { name: "patient", events: [{ frequencyHz: 100 }] });
+  const removal = client.deregister(reader.handlerId, { timeoutMs: 2 ** 32 - 1 });
+  await checkBooks(reader, await removal);
+});
+
 test("those who deregister the same handler at once are told the same books", BOUNDED, async (t) => {
   const { client, other } = await start(t);
   using watch = await HandlerWatch.start(other);

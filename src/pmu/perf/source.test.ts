@@ -137,6 +137,22 @@ describe("PerfSource", () => {
     assert.deepEqual(source.resolve({ event: "cycles:u", period: 1000 }).rate, { kind: "period", period: 1000 });
   });
 
+  it("refuses a clock's period that means more than the kernel's maximum, and leaves other events theirs", () => {
+    const kernel = new FakeKernel();
+    const source = open(kernel);
+    source.resolve({ event: "cpu-clock", period: 10_000 });
+    for (const period of [1, 9_999]) {
+      assert.throws(() => source.resolve({ event: "cpu-clock", period }), {
+        code: "RATE_INVALID",
+        message: /events\[\]\.period/,
+      });
+      source.resolve({ event: "context-switches", period });
+    }
+    kernel.sampleRateMax = 50_000;
+    assert.throws(() => source.resolve({ event: "task-clock", period: 19_999 }), { code: "RATE_INVALID" });
+    source.resolve({ event: "task-clock", period: 20_000 });
+  });
+
   it("refuses a frequency above the kernel's maximum of now", () => {
     const kernel = new FakeKernel();
     const source = open(kernel);
