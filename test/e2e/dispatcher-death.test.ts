@@ -10,6 +10,7 @@ import { type BrokerClient, connect } from "../../clients/typescript/index.js";
 import { loadConfig, processIo } from "../../src/daemon/config/load.js";
 import { type Daemon, startDaemon } from "../../src/daemon/daemon.js";
 import type { FaultPoint } from "../../src/daemon/dispatch/messages.js";
+import { DISPATCHER_STAT } from "../../src/daemon/dispatch/stats.js";
 import { createLogger } from "../../src/daemon/observe/log.js";
 import { BOUNDED } from "../support/bound.js";
 import { poll } from "../support/conditions.js";
@@ -81,6 +82,29 @@ for (const at of ["now", "entered", "matched"] satisfies FaultPoint[]) {
     );
   }
 }
+
+test("a dispatcher that dies while an event changes its shape loses nothing untold", BOUNDED, async (t) => {
+  const { daemon, client } = await start(t);
+  const [thread] = daemon.host.threads;
+  const event = { event: "cpu-clock" };
+  const reader = await subscribeNew(client, { name: "a", events: [event], queue: { flushIntervalMs: 5 } });
+  await reader.untilMore(1000);
+  // It dies in the drain that comes before the old shape's formats go: what the ring holds is still in the old shape.
+  const tell = thread.tell.bind(thread);
+  let armed = true;
+  thread.tell = (control) => {
+    if (armed && control.kind === "remove formats") {
+      armed = false;
+      void tell({ kind: "fail", at: "entered", how: "throw" });
+    }
+    return tell(control);
+  };
+  const deep = await subscribeNew(client, { name: "b", events: [event], fields: ["CALLCHAIN"] });
+  await untilRestarted(client, 1);
+  await Promise.all([reader.untilMore(4000), deep.untilMore(4000)]);
+  assert.equal(thread.stats.words[DISPATCHER_STAT.STRAY_SAMPLES], 0);
+  for (const each of [deep, reader]) await deregisterAndCheck(client, each);
+});
 
 test("a removal that waits for a dispatcher ends when it has died", BOUNDED, async (t) => {
   const { daemon, client } = await start(t);
