@@ -15,6 +15,7 @@ const EX_CONFIG = 78;
 
 /** Streams, server and dispatchers have their own, shorter bounds. */
 const STOP_MS_MAX = 15_000;
+const ECHO_MS = 1000;
 
 async function main(): Promise<void> {
   const result = loadConfig(process.argv.slice(2), process.env, processIo(version));
@@ -30,13 +31,17 @@ async function main(): Promise<void> {
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
   let stopping = false;
+  let stoppingSinceMs = 0;
   const daemon = startDaemon(result.config, version, log, fail);
   const stop = (signal: NodeJS.Signals): void => {
     if (stopping) {
+      // A terminal signals the whole group, and npm passes its own on: one Ctrl-C comes twice.
+      if (performance.now() - stoppingSinceMs < ECHO_MS) return;
       log.warn({ signal }, "told twice to stop: leaving at once");
       process.exit(1);
     }
     stopping = true;
+    stoppingSinceMs = performance.now();
     log.info({ signal }, "stopping");
     // Whatever hangs: a service manager that has to kill says less than this line.
     setTimeout(() => fail(new Error(`not stopped within ${STOP_MS_MAX / 1000} s`)), STOP_MS_MAX).unref();
