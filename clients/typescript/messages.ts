@@ -227,6 +227,8 @@ export interface DispatcherStatus {
   readonly corruptBytes: number;
   /** Times it died and another took its place. */
   readonly restarts: number;
+  /** Samples drained that belong to no armed event. */
+  readonly straySamples: number;
 }
 
 export interface ArmedEvent {

@@ -167,6 +167,8 @@ test("a pid that another handler asks for never shows, and joining and leaving d
   assert.deepEqual([...steady.samplesByPid.keys()], [workload.pid]);
   const books = await deregisterAndCheck(client, elsewhere);
   assert.equal(books.matched, 0);
+  // Whatever was in the rings was drained before its event was forgotten.
+  for (const { straySamples } of (await client.getStatus()).dispatchers) assert.equal(straySamples, 0);
 });
 
 test("a period instead of a frequency: the clock's samples weigh what was asked for", BOUNDED, async (t) => {

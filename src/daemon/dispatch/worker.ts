@@ -1,7 +1,7 @@
 /** A dispatcher's thread: sleeps in poll on its rings and on its control fd, drains, and answers control messages. */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { PAGE_BYTES } from "../../pmu/abi.js";
-import { clearEventfd, POLLIN, poll, viewMemory } from "../../pmu/ffi.js";
+import { clearEventfd, POLLERR, POLLHUP, POLLIN, poll, viewMemory } from "../../pmu/ffi.js";
 import { RingReader } from "../../pmu/ring.js";
 import { SlotCounters } from "../../registry/counters.js";
 import { tableLayout } from "../../registry/layout.js";
@@ -15,6 +15,8 @@ import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
 /** Sleeping forever is right only when nothing is armed; a handler that waits for nothing else gets its own wake-ups. */
 const POLL_FOREVER = -1;
 const POLL_MS_MAX = 1000;
+/** poll(2) passes over negative fds. */
+const IGNORED_BY_POLL = -1;
 
 /** What the rings hold when these come belongs to what was before them. */
 const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set(["remove formats", "pace", "drain", "stop"]);
@@ -94,7 +96,10 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     stats.words[DISPATCHER_STAT.WAKEUPS] += 1;
     if (pollFds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
     setup.rings.forEach((ring, i) => {
-      if (ring.pollKind === "eventfd" && pollFds[2 * (i + 1) + 1] >>> 16 !== 0) clearEventfd(ring.pollFd);
+      const revents = pollFds[2 * (i + 1) + 1] >>> 16;
+      // An fd that has hung up stays so: polled on, it would keep the thread awake for good. The ring is still drained.
+      if ((revents & (POLLERR | POLLHUP)) !== 0) pollFds[2 * (i + 1)] = IGNORED_BY_POLL;
+      else if (ring.pollKind === "eventfd" && revents !== 0) clearEventfd(ring.pollFd);
     });
   }
 }

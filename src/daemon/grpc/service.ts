@@ -182,7 +182,11 @@ function statusMessage(parts: ServiceParts): object {
     listen_addresses: listen,
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
-    dispatchers: dispatchers.map(({ corruptBytes, ...dispatcher }) => ({ ...dispatcher, corrupt_bytes: corruptBytes })),
+    dispatchers: dispatchers.map(({ corruptBytes, straySamples, ...dispatcher }) => ({
+      ...dispatcher,
+      corrupt_bytes: corruptBytes,
+      stray_samples: straySamples,
+    })),
     events: events.map((event) => ({
       name: event.name,
       frequency_hz: event.frequencyHz,

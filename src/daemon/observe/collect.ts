@@ -63,6 +63,7 @@ export function collect(parts: CollectParts): Snapshot {
       drains: stats.words[DISPATCHER_STAT.DRAINS],
       samples: stats.words[DISPATCHER_STAT.SAMPLES],
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
+      straySamples: stats.words[DISPATCHER_STAT.STRAY_SAMPLES],
       restarts,
     })),
     events,

@@ -163,6 +163,11 @@ export const COUNTERS: readonly Family<number>[] = [
     (d) => d.corruptBytes,
   ),
   perDispatcher(
+    "nmid_dispatcher_stray_samples_total",
+    "Drained samples that belong to no armed event. Must stay 0: rings are drained before an event is forgotten. Report anything else as a bug.",
+    (d) => d.straySamples,
+  ),
+  perDispatcher(
     "nmid_dispatcher_restarts_total",
     "Times the dispatcher's thread died and another took its place. Must stay 0: the log says why it died; handlers were told what they lost with the reason DISPATCHER_DIED.",
     (d) => d.restarts,

@@ -77,8 +77,8 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     uptimeSeconds: 12.5,
     capacity: 64,
     dispatchers: [
-      { index: 0, cpus: [0], wakeups: 11, drains: 12, samples: 13, corruptBytes: 0, restarts: 0 },
-      { index: 1, cpus: [1], wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, restarts: 1 },
+      { index: 0, cpus: [0], wakeups: 11, drains: 12, samples: 13, corruptBytes: 0, straySamples: 0, restarts: 0 },
+      { index: 1, cpus: [1], wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, straySamples: 0, restarts: 1 },
     ],
     events: [event("cpu-clock")],
     handlers: [handler(1), handler(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],

@@ -37,6 +37,8 @@ export interface DispatcherSnapshot {
   readonly drains: number;
   readonly samples: number;
   readonly corruptBytes: number;
+  /** Drained samples of events that are closed by now: nobody's. */
+  readonly straySamples: number;
   /** Times it died and was replaced. */
   readonly restarts: number;
 }
