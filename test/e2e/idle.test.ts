@@ -10,6 +10,8 @@ import { connectTo, startLiveDaemon } from "../support/live.js";
 import { startProcess } from "../support/process.js";
 import { deregisterAndCheck, subscribeNew } from "../support/stream-reader.js";
 
+const WINDOWS_MAX = 5;
+
 /**
  * Switches that all threads of an idle daemon may make while the work below is done, a second or more: its own timers
  * would make one each. A timer that ticks ten times a second exceeds it.
@@ -37,14 +39,20 @@ async function someWork(t: TestContext): Promise<void> {
 async function checkIdle(t: TestContext, daemon: RunningDaemon, client: BrokerClient): Promise<void> {
   const before = await client.getStatus();
   assert.deepEqual(before.events, []);
-  const asleep = sleeps(daemon.pid);
-  await someWork(t);
-  const slept = [...sleeps(daemon.pid)].map(([tid, count]) => ({ tid, switches: count - (asleep.get(tid) ?? 0) }));
+  // The engine compiles and collects on threads of its own for a while after it has been busy: what wakes again and again
+  // is awake in every window, what was only finishing is not in the next.
+  let awake: { tid: string; switches: number }[] = [];
+  let switches = Number.POSITIVE_INFINITY;
+  for (let window = 0; window < WINDOWS_MAX && switches > HOUSEKEEPING_SWITCHES_MAX; window++) {
+    const asleep = sleeps(daemon.pid);
+    await someWork(t);
+    const slept = [...sleeps(daemon.pid)].map(([tid, count]) => ({ tid, switches: count - (asleep.get(tid) ?? 0) }));
+    awake = slept.filter((thread) => thread.switches > 0);
+    switches = slept.reduce((sum, thread) => sum + thread.switches, 0);
+  }
+  assert.ok(switches <= HOUSEKEEPING_SWITCHES_MAX, `woke ${switches} times: ${JSON.stringify(awake)}`);
   const after = await client.getStatus();
 
-  const switches = slept.reduce((sum, thread) => sum + thread.switches, 0);
-  const awake = slept.filter((thread) => thread.switches > 0);
-  assert.ok(switches <= HOUSEKEEPING_SWITCHES_MAX, `woke ${switches} times: ${JSON.stringify(awake)}`);
   const counters = ({ dispatchers }: typeof before) => dispatchers.map(({ wakeups, drains }) => ({ wakeups, drains }));
   assert.deepEqual(counters(after), counters(before), "no dispatcher woke");
   assert.equal(after.totals?.samples, before.totals?.samples);
