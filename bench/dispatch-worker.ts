@@ -4,7 +4,8 @@
  */
 import { parentPort } from "node:worker_threads";
 import { monotonicClock } from "../src/daemon/clock.js";
-import { allocateOutbox, OutboxReader } from "../src/daemon/delivery/outbox.js";
+import { allocateOutbox, OutboxReader, outboxShape } from "../src/daemon/delivery/outbox.js";
+import { allocateArena, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { Dispatcher } from "../src/daemon/dispatch/dispatcher.js";
 import { DispatcherStats } from "../src/daemon/dispatch/stats.js";
 import { mapAnonymous, unmap, viewMemory } from "../src/pmu/ffi.js";
@@ -26,7 +27,9 @@ const FEW = 1;
 const MANY = 33;
 const DRAINS = 400;
 const WARM_UP_DRAINS = 3000;
-const REGION_BYTES = 256 * 1024;
+const SHAPE = outboxShape(256 * 1024, 1, 1);
+/** The largest batch for each handler, should none share. */
+const ARENA_BYTES = 16 * 1024 * 1024;
 const PASSES_ALL = { pids: [], cpus: [], uids: [], cgroupIds: [], excludeUser: false, excludeKernel: false };
 
 class Setup {
@@ -35,6 +38,8 @@ class Setup {
   readonly #dispatcher: Dispatcher;
   readonly #tableAddress: bigint;
   readonly #tableBytes: number;
+  readonly #arena = allocateArena(ARENA_BYTES);
+  readonly #segments = new SegmentReader(this.#arena);
 
   constructor(handlers: number) {
     this.#tableBytes = tableLayout(handlers, 1).bytes;
@@ -48,6 +53,7 @@ class Setup {
       walker: new TableWalker(new AtomicWords(memory), layout, 0, doorbell),
       counters: new SlotCounters(memory, layout),
       stats: new DispatcherStats(),
+      segments: new SegmentWriter(this.#arena),
       dirty: new Int32Array(new SharedArrayBuffer(Math.ceil(handlers / 32) * 4)),
       now: monotonicClock(),
       clockIsMonotonic: false,
@@ -62,18 +68,18 @@ class Setup {
     const handle = table.claim();
     if (handle === null) throw new Error("the table is full");
     table.setEventMask(handle, 1, 0);
-    const outbox = allocateOutbox(1, REGION_BYTES);
+    const outbox = allocateOutbox(1, SHAPE);
     this.#dispatcher.attach({
       ...handle,
       outbox,
-      regionBytes: REGION_BYTES,
+      shape: SHAPE,
       events: [{ armed: 0, frequencyHz: 0, period: 0 }],
       filter: PASSES_ALL,
       callchain: false,
       flushIntervalMs: 100,
     });
     table.activate(handle);
-    return new OutboxReader(outbox, 0, REGION_BYTES);
+    return new OutboxReader(outbox, 0, SHAPE, this.#segments);
   }
 
   /** One drain of one batch, in nanoseconds. */
@@ -86,7 +92,7 @@ class Setup {
     for (const outbox of this.#outboxes) {
       while (outbox.peek()) {
         taken += outbox.entry.samples;
-        outbox.consume();
+        outbox.drop();
       }
     }
     if (taken !== samples * this.#outboxes.length) throw new Error(`${taken} samples dispatched`);

@@ -62,7 +62,7 @@ function run(setup: RemovalWorkerSetup): void {
       // From the end of the one before, so that announcement, retraction and the doorbell are in it.
       const nowNs = now();
       pendingNs = nowNs - lastNs;
-      counters.countDispatch(slot, index, samples, 0, pendingNs, nowNs);
+      counters.countDispatch(slot, index, samples, 0, 0, pendingNs, nowNs);
       lastNs = nowNs;
     },
   };

@@ -76,10 +76,10 @@ function slotRow(slot: Slot, read: Table): string[] {
   ];
 }
 
-/** Lost on the main thread's side by reason, and on the dispatchers' side by a full queue. */
+/** Lost on the main thread's side by reason, and on the dispatchers' side by a full queue or for want of memory. */
 function lostOf(slot: Slot, read: Table): number {
   const losses = listOf(slot.fields, "losses").filter((_, i) => read.lossReasons[i] !== REASON_NOT_IN_LOST);
-  return sum(losses) + slot.dispatchers.reduce((count, block) => count + sum(block.queue_full), 0);
+  return sum(losses) + slot.dispatchers.reduce((count, block) => count + sum(block.queue_full) + sum(block.memory), 0);
 }
 
 function listOf(fields: Fields, name: string): readonly number[] {

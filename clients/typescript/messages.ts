@@ -132,7 +132,8 @@ export type LossReason =
   | "DISCONNECTED"
   | "SHUTDOWN"
   | "KERNEL"
-  | "DISPATCHER_DIED";
+  | "DISPATCHER_DIED"
+  | "MEMORY";
 
 export interface Loss {
   readonly kind: "loss";
@@ -271,4 +272,16 @@ export interface GetStatusResponse {
   readonly capacity: number;
   readonly defaultEvent: string;
   readonly clock: string;
+  readonly memory: {
+    readonly segments: MemoryPart;
+    readonly outboxes: MemoryPart;
+    readonly streams: MemoryPart;
+  } | null;
+}
+
+/** One part of what consumers can make the daemon hold. */
+export interface MemoryPart {
+  readonly usedBytes: number;
+  readonly peakBytes: number;
+  readonly limitBytes: number;
 }

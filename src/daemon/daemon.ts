@@ -11,6 +11,7 @@ import { Tally } from "./broker/tally.js";
 import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
+import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { DispatcherHost } from "./dispatch/host.js";
 import { EVENT_STAT } from "./dispatch/stats.js";
 import { startGrpcServer } from "./grpc/server.js";
@@ -93,12 +94,18 @@ async function start(
   const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell), words, REMOVAL_LOOKS);
   const counters = new SlotCounters(memory, layout);
 
+  const memoryPlan = planMemory(config.limits.memoryMaxBytes);
+  const budgets = {
+    outboxes: new MemoryBudget(memoryPlan.outboxBytes),
+    streams: new StreamMemory(memoryPlan.streamBytes, capacity),
+  };
   const host: DispatcherHost = new DispatcherHost({
     tableAddress: tableFile.address,
     tableBytes: bytes,
     capacity,
     dispatchers,
     rings: source.rings,
+    segmentBytes: memoryPlan.segmentBytes,
     clockIsMonotonic: source.clockIsMonotonic,
     removalBell,
     deliveryBell,
@@ -148,6 +155,7 @@ async function start(
   );
   const removalWait = new Float64Array(HISTOGRAM_WORDS);
   const dispatchToStream = new Float64Array(HISTOGRAM_WORDS);
+  const sampleToStream = new Float64Array(HISTOGRAM_WORDS);
   const broker: Broker = new Broker({
     source,
     fallback: fallbackReason !== null,
@@ -160,6 +168,9 @@ async function start(
     tally,
     removalWait: new LatencyHistogram(removalWait),
     dispatchToStream: new LatencyHistogram(dispatchToStream),
+    sampleToStream: source.clockIsMonotonic ? new LatencyHistogram(sampleToStream) : null,
+    outboxMemory: budgets.outboxes,
+    streamMemory: budgets.streams,
     now,
     log: (event, fields) => log.info(fields, event),
   });
@@ -182,6 +193,8 @@ async function start(
     slowDispatches,
     removalWait,
     dispatchToStream,
+    sampleToStream,
+    budgets,
     startedNs,
     now,
   };

@@ -14,6 +14,8 @@ export interface DispatcherCounters {
   readonly dispatches: number;
   readonly matched: number;
   readonly queueFull: number;
+  /** Refused for want of the daemon's memory. */
+  readonly memory: number;
   readonly longestDispatchNs: number;
   readonly lastDispatchNs: number;
   readonly dispatchNsSum: number;
@@ -31,12 +33,21 @@ export class SlotCounters {
   }
 
   /** Dispatcher `d` only. */
-  countDispatch(slot: number, d: number, matched: number, queueFull: number, durationNs: number, nowNs: number): void {
+  countDispatch(
+    slot: number,
+    d: number,
+    matched: number,
+    queueFull: number,
+    memory: number,
+    durationNs: number,
+    nowNs: number,
+  ): void {
     const at = dispatcherAt(this.#layout, slot, d) / 8;
     const doubles = this.#doubles;
     doubles[at + DISPATCHER.DISPATCHES / 8] += 1;
     doubles[at + DISPATCHER.MATCHED / 8] += matched;
     doubles[at + DISPATCHER.QUEUE_FULL / 8] += queueFull;
+    doubles[at + DISPATCHER.MEMORY / 8] += memory;
     if (durationNs > doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8]) {
       doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8] = durationNs;
     }
@@ -46,10 +57,11 @@ export class SlotCounters {
   }
 
   /** What a dead dispatcher should have counted. Only when its thread is gone. */
-  amend(slot: number, d: number, matched: number, queueFull: number): void {
+  amend(slot: number, d: number, matched: number, queueFull: number, memory: number): void {
     const at = dispatcherAt(this.#layout, slot, d) / 8;
     this.#doubles[at + DISPATCHER.MATCHED / 8] = matched;
     this.#doubles[at + DISPATCHER.QUEUE_FULL / 8] = queueFull;
+    this.#doubles[at + DISPATCHER.MEMORY / 8] = memory;
   }
 
   /** Serial number of the last batch that dispatcher `d` has offered to the handler. */
@@ -67,6 +79,7 @@ export class SlotCounters {
     let dispatches = 0;
     let matched = 0;
     let queueFull = 0;
+    let memory = 0;
     let longestDispatchNs = 0;
     let lastDispatchNs = 0;
     let dispatchNsSum = 0;
@@ -76,13 +89,24 @@ export class SlotCounters {
       dispatches += this.#doubles[at + DISPATCHER.DISPATCHES / 8];
       matched += this.#doubles[at + DISPATCHER.MATCHED / 8];
       queueFull += this.#doubles[at + DISPATCHER.QUEUE_FULL / 8];
+      memory += this.#doubles[at + DISPATCHER.MEMORY / 8];
       longestDispatchNs = Math.max(longestDispatchNs, this.#doubles[at + DISPATCHER.LONGEST_DISPATCH_NS / 8]);
       lastDispatchNs = Math.max(lastDispatchNs, this.#doubles[at + DISPATCHER.LAST_DISPATCH_NS / 8]);
       dispatchNsSum += this.#doubles[at + DISPATCHER.DISPATCH_NS_SUM / 8];
       for (let i = 0; i < DISPATCH_TIME_BUCKETS; i++)
         dispatchTime[i] += this.#doubles[at + DISPATCHER.DISPATCH_TIME / 8 + i];
     }
-    return { dispatches, matched, queueFull, longestDispatchNs, lastDispatchNs, dispatchNsSum, dispatchTime };
+    return { dispatches, matched, queueFull, memory, longestDispatchNs, lastDispatchNs, dispatchNsSum, dispatchTime };
+  }
+
+  /** Samples that dispatchers could not queue, for whichever reason. */
+  refused(slot: number): number {
+    let refused = 0;
+    for (let d = 0; d < this.#layout.dispatchers; d++) {
+      const at = dispatcherAt(this.#layout, slot, d) / 8;
+      refused += this.#doubles[at + DISPATCHER.QUEUE_FULL / 8] + this.#doubles[at + DISPATCHER.MEMORY / 8];
+    }
+    return refused;
   }
 
   /** The delivering thread only. */
@@ -104,11 +128,13 @@ export class SlotCounters {
     return this.#doubles[(slotAt(this.#layout, slot) + SLOT.DELIVERED) / 8];
   }
 
-  /** By LOSS_REASONS; QUEUE_FULL is the dispatchers' own count. */
+  /** By LOSS_REASONS; QUEUE_FULL and MEMORY are the dispatchers' own counts. */
   losses(slot: number): number[] {
     const at = (slotAt(this.#layout, slot) + SLOT.LOSSES) / 8;
     const losses = Array.from(this.#doubles.subarray(at, at + LOSS_REASONS.length));
-    losses[LOSS_REASONS.indexOf("QUEUE_FULL")] = this.dispatched(slot).queueFull;
+    const { queueFull, memory } = this.dispatched(slot);
+    losses[LOSS_REASONS.indexOf("QUEUE_FULL")] = queueFull;
+    losses[LOSS_REASONS.indexOf("MEMORY")] = memory;
     return losses;
   }
 }

@@ -82,6 +82,7 @@ const WRITERS: Readonly<Record<string, readonly (readonly string[])[]>> = {
       "offered",
       "dispatch_ns_sum",
       "dispatch_time",
+      "memory",
     ],
   ],
 };

@@ -67,7 +67,7 @@ export function generationOfId(id: number): number {
 
 export const LINE_BYTES = 64;
 export const MAGIC = "NMIDHTBL";
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 
 /** Why samples of a handler were lost: index into a slot's `losses`, and LossReason's numbers on the wire. */
 export const LOSS_REASONS = [
@@ -81,6 +81,7 @@ export const LOSS_REASONS = [
   "SHUTDOWN",
   "KERNEL",
   "DISPATCHER_DIED",
+  "MEMORY",
 ] as const;
 
 export type FieldType = "u32" | "f64" | "text";
@@ -179,6 +180,7 @@ export const DISPATCHER = {
   DISPATCH_NS_SUM: dispatcher.add("dispatch_ns_sum", "f64"),
   /** Dispatches by duration: bucket i took up to 2^i us and more than the one before; the last has no bound. */
   DISPATCH_TIME: dispatcher.add("dispatch_time", "f64", DISPATCH_TIME_BUCKETS),
+  MEMORY: dispatcher.add("memory", "f64"),
 } as const;
 const DISPATCHER_STRIDE = dispatcher.end();
 

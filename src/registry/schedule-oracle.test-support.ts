@@ -143,7 +143,7 @@ export class Oracle {
   leave(d: number): void {
     this.#checkDispatch(d);
     const slot = this.#insideLink[d] - 1;
-    this.#counters.countDispatch(slot, d, 1, 0, 1, 1);
+    this.#counters.countDispatch(slot, d, 1, 0, 0, 1, 1);
     this.#dispatches[slot]++;
     this.#insideLink[d] = 0;
     this.#insideGeneration[d] = 0;

@@ -105,7 +105,7 @@ describe("HandlerTable", () => {
     const { table, counters } = fixture;
     const handles = [0, 1, 2].map(() => addHandler(table));
     const before = listed(fixture);
-    counters.countDispatch(handles[1].slot, 1, 5, 2, 70, 90);
+    counters.countDispatch(handles[1].slot, 1, 5, 2, 0, 70, 90);
     counters.countDelivered(handles[1].slot, 3);
     counters.countLoss(handles[1].slot, 4, 1);
     counters.setQueueBytes(handles[1].slot, 99);
@@ -126,7 +126,7 @@ describe("HandlerTable", () => {
     const { table, counters } = openTable(3, 2);
     const handles = [0, 1, 2].map(() => addHandler(table));
     for (const { slot } of handles) {
-      for (const d of [0, 1]) counters.countDispatch(slot, d, 5, 2, 70, 90);
+      for (const d of [0, 1]) counters.countDispatch(slot, d, 5, 2, 0, 70, 90);
       counters.countDelivered(slot, 3);
     }
     remove(table, handles[1]);

@@ -22,7 +22,7 @@
 
 static const char MAGIC[] = "NMIDHTBL";
 
-enum { LAYOUT_VERSION = 1, HEADER_BYTES = 192 };
+enum { LAYOUT_VERSION = 2, HEADER_BYTES = 192 };
 
 enum header {
     MAGIC_AT = 0,
@@ -55,10 +55,11 @@ enum block {
     LONGEST_DISPATCH_NS = 88,
     DISPATCH_NS_SUM = 112,
     DISPATCH_TIME = 120,
+    MEMORY = 240,
     BLOCK_BYTES = 256,
 };
 
-enum { NAME_BYTES = 64, EVENTS_BYTES = 128, LOSS_REASONS = 10, LOSS_QUEUE_FULL = 1, BUCKETS = 15 };
+enum { NAME_BYTES = 64, EVENTS_BYTES = 128, LOSS_REASONS = 11, LOSS_QUEUE_FULL = 1, LOSS_MEMORY = 10, BUCKETS = 15 };
 
 enum { STATE_BITS = 3, FREE = 0, CLAIMED = 1, IDS_PER_GENERATION = 65536 };
 static const char *const STATE_NAMES[] = {"FREE", "CLAIMED", "ACTIVE", "DRAINING"};
@@ -124,6 +125,7 @@ static void read_fields(const char *slot, uint32_t dispatchers, struct handler *
         to->dispatches += f64(block + DISPATCHES);
         to->matched += f64(block + MATCHED);
         to->losses[LOSS_QUEUE_FULL] += f64(block + QUEUE_FULL);
+        to->losses[LOSS_MEMORY] += f64(block + MEMORY);
         to->dispatch_ns_sum += f64(block + DISPATCH_NS_SUM);
         if (longest_ns > to->longest_ns)
             to->longest_ns = longest_ns;

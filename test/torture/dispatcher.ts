@@ -52,7 +52,7 @@ class CheckedDispatcher implements DispatchTarget {
       this.#generation[slot] = generation;
       this.#count[slot] = 0;
     }
-    this.#counters.countDispatch(slot, index, 1, 0, durationNs, this.dispatches);
+    this.#counters.countDispatch(slot, index, 1, 0, 0, durationNs, this.dispatches);
     this.#ledger.saw(slot, index);
     this.#count[slot]++;
     this.dispatches++;

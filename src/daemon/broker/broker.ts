@@ -13,6 +13,7 @@ import type { DaemonLimits } from "../config/config.js";
 import { TIMER_MS_MAX } from "../config/limits.js";
 import type { Books, LossReason } from "../delivery/books.js";
 import type { DeliveryStream } from "../delivery/delivery.js";
+import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import type { ArmedEvents } from "./armed-events.js";
@@ -38,6 +39,10 @@ export interface BrokerParts {
   readonly tally: Tally;
   readonly removalWait: LatencyHistogram;
   readonly dispatchToStream: LatencyHistogram;
+  /** null where samples' times are not this machine's. */
+  readonly sampleToStream: LatencyHistogram | null;
+  readonly outboxMemory: MemoryBudget;
+  readonly streamMemory: StreamMemory;
   readonly now: NsClock;
   readonly log: (event: string, fields: Record<string, unknown>) => void;
 }
@@ -87,6 +92,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
   /** Its thread is gone: what it had matched and not delivered is lost, and told. */
   dispatcherDied(dispatcher: number): void {
     for (const handler of this.#bySlot.values()) handler.delivery.abandoned(dispatcher);
+    this.#parts.host.threads[dispatcher].segments.recount((count) => {
+      for (const handler of this.#bySlot.values()) handler.delivery.countSegments(dispatcher, count);
+    });
   }
 
   async register(request: RegisterRequestMessage, peer: string): Promise<Handler> {
@@ -286,6 +294,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     tally.retireHandler(books);
     this.#bySlot.delete(handler.handle.slot);
     this.#byName.delete(handler.spec.name);
+    this.#parts.outboxMemory.give(handler.outboxBytes);
     table.release(handler.handle);
     this.#parts.log("handler removed", logBooks(handler, reason, books, waitedNs));
     this.emit("changed", handler, "REMOVED");

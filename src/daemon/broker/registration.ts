@@ -6,7 +6,7 @@ import { PmuError } from "../../pmu/errors.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
 import { HandlerDelivery } from "../delivery/delivery.js";
-import { allocateOutbox, OutboxReader, regionBytes } from "../delivery/outbox.js";
+import { allocateOutbox, OutboxReader, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
 import { encodeDelivery } from "../grpc/proto.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
@@ -16,7 +16,8 @@ import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
 interface Outbox {
   readonly buffer: SharedArrayBuffer;
-  readonly regionBytes: number;
+  readonly shape: OutboxShape;
+  readonly bytes: number;
 }
 
 /** In CLAIMED: no dispatch yet. Throws BrokerError with nothing changed. */
@@ -26,10 +27,11 @@ export async function openHandler(
   peer: string,
   onOverflow: () => void,
 ): Promise<Handler> {
-  const { table, armedEvents } = parts;
-  const outbox = openOutbox(spec.queueMaxBytes, table.layout.dispatchers);
+  const { table, armedEvents, outboxMemory } = parts;
+  const outbox = openOutbox(parts, spec);
   const handle = table.claim();
   if (handle === null) {
+    outboxMemory.give(outbox.bytes);
     throw new BrokerError(
       "RESOURCE_EXHAUSTED",
       `all ${table.layout.capacity} slots of the handler table are taken: deregister handlers, or start the daemon with a larger --capacity.`,
@@ -48,6 +50,7 @@ export async function openHandler(
     armed = await armedEvents.acquire(users);
   } catch (error) {
     table.abandon(handle);
+    outboxMemory.give(outbox.bytes);
     if (!(error instanceof AcquireError)) throw error;
     throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
   }
@@ -62,23 +65,27 @@ export async function openHandler(
 }
 
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. */
-export async function closeHandler(parts: BrokerParts, { handle, armed, users }: Handler): Promise<void> {
+export async function closeHandler(
+  parts: BrokerParts,
+  { handle, armed, users, outboxBytes: bytes }: Handler,
+): Promise<void> {
   await parts.armedEvents.release(armed, users);
   await parts.host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation });
   parts.table.abandon(handle);
+  parts.outboxMemory.give(bytes);
 }
 
-function openOutbox(maxBytes: number, dispatchers: number): Outbox {
-  const bytes = regionBytes(maxBytes, dispatchers);
-  try {
-    return { buffer: allocateOutbox(dispatchers, bytes), regionBytes: bytes };
-  } catch (error) {
+function openOutbox({ table, outboxMemory }: BrokerParts, spec: HandlerSpec): Outbox {
+  const { dispatchers } = table.layout;
+  const shape = outboxShape(spec.queueMaxBytes, dispatchers, spec.events.length);
+  const bytes = outboxBytes(dispatchers, shape);
+  if (!outboxMemory.take(bytes)) {
     throw new BrokerError(
       "RESOURCE_EXHAUSTED",
-      `queue.max_bytes: the daemon has no memory for a queue of ${bytes * dispatchers} bytes: ask for a smaller one.`,
-      { cause: error },
+      `queue.max_bytes: the daemon's memory for outboxes is used up (${outboxMemory.usedBytes} of ${outboxMemory.limitBytes} bytes): ask for a smaller queue, deregister handlers, or raise limits.memory_max_bytes.`,
     );
   }
+  return { buffer: allocateOutbox(dispatchers, shape), shape, bytes };
 }
 
 function createHandler(
@@ -91,7 +98,6 @@ function createHandler(
   peer: string,
   onOverflow: () => void,
 ): Handler {
-  const { dispatchers } = parts.table.layout;
   return {
     id: handlerId(handle.generation, handle.slot),
     handle,
@@ -102,16 +108,19 @@ function createHandler(
     armed,
     delivery: new HandlerDelivery({
       slot: handle.slot,
-      readers: Array.from({ length: dispatchers }, (_, d) => new OutboxReader(outbox.buffer, d, outbox.regionBytes)),
+      readers: parts.host.threads.map(({ segments }, d) => new OutboxReader(outbox.buffer, d, outbox.shape, segments)),
       events: spec.events.length,
       counters: parts.counters,
       overflow: spec.overflow,
       flushIntervalMs: spec.flushIntervalMs,
       now: parts.now,
       encode: encodeDelivery,
+      memory: parts.streamMemory,
       latency: parts.dispatchToStream,
+      sampleLatency: parts.sampleToStream,
       onOverflow,
     }),
+    outboxBytes: outbox.bytes,
     lease: null,
     everSubscribed: false,
     removal: null,
@@ -125,7 +134,7 @@ async function attach({ table, host }: BrokerParts, handler: Handler, outbox: Ou
     name: spec.name,
     events: spec.events.map((event) => event.name).join(","),
     filterFlags: filterFlags(spec.filterMessage),
-    queueMaxBytes: outbox.regionBytes * table.layout.dispatchers,
+    queueMaxBytes: outbox.shape.queueBytes * table.layout.dispatchers,
     registeredAt,
   });
   const mask = [0, 0];
@@ -137,7 +146,7 @@ async function attach({ table, host }: BrokerParts, handler: Handler, outbox: Ou
       slot: handle.slot,
       generation: handle.generation,
       outbox: outbox.buffer,
-      regionBytes: outbox.regionBytes,
+      shape: outbox.shape,
       events: armed.map(({ index }, i) => ({ armed: index, ...requestedRate(spec, i) })),
       filter: spec.filter,
       callchain: spec.callchain,

@@ -8,6 +8,7 @@ import { FakeSource } from "./fake-source.test-support.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 
 const LIMITS: DaemonLimits = {
+  memoryMaxBytes: 2 ** 29,
   queueMaxBytes: 8 * REGION_BYTES_MIN,
   queueDefaultBytes: 4 * REGION_BYTES_MIN,
   flushIntervalDefaultMs: 100,

@@ -4,6 +4,8 @@ import type { LogLevel } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
 
 export interface DaemonLimits {
+  /** All that consumers can make the daemon hold: samples that wait, outboxes, and what waits in the transport. */
+  readonly memoryMaxBytes: number;
   /** The most a handler may ask for its queue, and what it gets when it does not ask. */
   readonly queueMaxBytes: number;
   readonly queueDefaultBytes: number;

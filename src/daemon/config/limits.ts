@@ -3,6 +3,7 @@
  * them. Keys are the configuration file's; units are in the names.
  */
 import { CAPACITY_MAX, DISPATCHERS_MAX } from "../../registry/layout.js";
+import { MEMORY_BYTES_PER_DISPATCHER, MEMORY_BYTES_PER_HANDLER } from "../delivery/memory.js";
 import { EVENTS_PER_HANDLER_MAX, REGION_BYTES_MIN } from "../delivery/outbox.js";
 
 export interface Range {
@@ -25,6 +26,7 @@ export const RANGES = {
   capacity: { min: 1, max: CAPACITY_MAX, default: 256 },
   // The default plus the control page is 516 KiB, what perf_event_mlock_kb allows an unprivileged user for each CPU.
   ring_kib: { min: 8, max: 65_536, default: 512, powerOfTwo: true },
+  "limits.memory_max_bytes": { min: 32 * MIB, max: 1024 * 1024 * MIB, default: 512 * MIB },
   "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
   "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
   "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 400 },
@@ -61,6 +63,18 @@ export interface Relation {
 }
 
 export const RELATIONS: readonly Relation[] = [
+  {
+    small: "capacity",
+    large: "limits.memory_max_bytes",
+    scale: MEMORY_BYTES_PER_HANDLER,
+    reason: `each handler's stream needs memory of its own, which takes ${MEMORY_BYTES_PER_HANDLER} bytes of the whole`,
+  },
+  {
+    small: "dispatchers",
+    large: "limits.memory_max_bytes",
+    scale: MEMORY_BYTES_PER_DISPATCHER,
+    reason: `each dispatcher needs segments of every size, which takes ${MEMORY_BYTES_PER_DISPATCHER} bytes of the whole`,
+  },
   {
     small: "dispatchers",
     large: "limits.queue_default_bytes",

@@ -80,6 +80,7 @@ describe("defaults", () => {
         queueDefaultBytes: 4_194_304,
         flushIntervalDefaultMs: 400,
         flushIntervalMaxMs: 60_000,
+        memoryMaxBytes: 536_870_912,
         slowDispatchUs: 1024,
         leaseDefaultMs: 10_000,
         leaseMaxMs: 3_600_000,

@@ -137,6 +137,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
     logLevel: settings.log_level,
     ringKib: settings.ring_kib,
     limits: {
+      memoryMaxBytes: settings["limits.memory_max_bytes"],
       queueMaxBytes: settings["limits.queue_max_bytes"],
       queueDefaultBytes: settings["limits.queue_default_bytes"],
       flushIntervalDefaultMs: settings["limits.flush_interval_default_ms"],

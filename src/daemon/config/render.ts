@@ -21,6 +21,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("capacity", config.capacity);
   put("log_level", config.logLevel);
   put("ring_kib", config.ringKib);
+  put("limits.memory_max_bytes", config.limits.memoryMaxBytes);
   put("limits.queue_max_bytes", config.limits.queueMaxBytes);
   put("limits.queue_default_bytes", config.limits.queueDefaultBytes);
   put("limits.flush_interval_default_ms", config.limits.flushIntervalDefaultMs);

@@ -1,9 +1,11 @@
 /** A handler's books on the delivering side. Together with the dispatchers' `matched` they must balance at the end. */
 import type { SlotCounters } from "../../registry/counters.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
-import type { OutboxReader } from "./outbox.js";
+import { type OutboxReader, REFUSAL_REASONS } from "./outbox.js";
 
 export type LossReason = (typeof LOSS_REASONS)[number];
+
+const REFUSED: ReadonlySet<LossReason> = new Set(REFUSAL_REASONS);
 
 export interface EventBooks {
   readonly matched: number;
@@ -62,8 +64,8 @@ export class HandlerBooks {
     ledger.lost += samples;
     ledger.periodLost += period;
     this.#losses.set(reason, (this.#losses.get(reason) ?? 0) + samples);
-    // QUEUE_FULL is in the dispatchers' own counters already.
-    if (reason !== "QUEUE_FULL") this.#counters.countLoss(this.#slot, lossReasonIndex(reason), samples);
+    // What dispatchers refused is in their own counters already.
+    if (!REFUSED.has(reason)) this.#counters.countLoss(this.#slot, lossReasonIndex(reason), samples);
   }
 
   /** Exact when nothing is queued or on its way any more. */

@@ -12,7 +12,18 @@ import {
 } from "../grpc/proto.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
 import { type DeliveryOptions, type DeliveryStream, HandlerDelivery } from "./delivery.js";
-import { allocateOutbox, ENTRY, ENTRY_HEADER_BYTES, OutboxReader, OutboxWriter, REGION_BYTES_MIN } from "./outbox.js";
+import { StreamMemory } from "./memory.js";
+import type { WireMessage } from "./message.js";
+import {
+  allocateOutbox,
+  OutboxReader,
+  type OutboxShape,
+  OutboxWriter,
+  outboxShape,
+  REFUSAL,
+  REGION_BYTES_MIN,
+} from "./outbox.js";
+import { allocateArena, SegmentReader, SegmentWriter } from "./segments.js";
 
 /** nmi.v1.SampleBatch, decoded. */
 export interface SampleBatchMessage {
@@ -43,6 +54,34 @@ export function decodeDelivery(bytes: Uint8Array): DeliveryMessage {
   return subscribe.responseDeserialize(Buffer.from(bytes));
 }
 
+/** The message's bytes, as the transport copies them. */
+export function bytesOf(message: WireMessage): Buffer {
+  const bytes = Buffer.alloc(message.byteLength);
+  message.copy(bytes, 0);
+  return bytes;
+}
+
+/** One dispatcher's segments, and what is put in them. */
+export class TestArena {
+  readonly writer: SegmentWriter;
+  readonly reader: SegmentReader;
+
+  constructor(bytes = 2 ** 24) {
+    const buffer = allocateArena(bytes);
+    this.writer = new SegmentWriter(buffer);
+    this.reader = new SegmentReader(buffer);
+  }
+
+  /** A segment that holds `payload`, with one reference; -1 when there is no room. */
+  put(payload: Uint8Array): number {
+    const segment = this.writer.allocate(payload.length);
+    if (segment < 0) return segment;
+    const { data } = this.writer;
+    new Uint8Array(data.buffer, this.writer.payloadWord(segment) * 4, payload.length).set(payload);
+    return segment;
+  }
+}
+
 /** Takes one message at a time, and lets go of it when told to. */
 export class HeldStream implements DeliveryStream {
   /** Everything written, the one that is held included. */
@@ -51,10 +90,10 @@ export class HeldStream implements DeliveryStream {
   aborted = false;
   #held: (() => void) | null = null;
 
-  write(message: Uint8Array, written: () => void): void {
+  write(message: WireMessage, written: () => void): void {
     assert.equal(this.#held, null, "one write at a time");
     assert.ok(!this.ended && !this.aborted, "nothing after the end");
-    this.messages.push(decodeDelivery(message));
+    this.messages.push(decodeDelivery(bytesOf(message)));
     this.#held = written;
   }
 
@@ -98,12 +137,14 @@ export const PERIOD = 10;
 
 /** One dispatcher's side. Samples are numbered by their time, across all dispatchers and events. */
 export class TestDispatcher {
+  readonly arena: TestArena;
   readonly #writer: OutboxWriter;
   readonly #counters: SlotCounters;
   readonly #index: number;
   readonly #nextTime: () => number;
 
-  constructor(writer: OutboxWriter, counters: SlotCounters, index: number, nextTime: () => number) {
+  constructor(arena: TestArena, writer: OutboxWriter, counters: SlotCounters, index: number, nextTime: () => number) {
+    this.arena = arena;
     this.#writer = writer;
     this.#counters = counters;
     this.#index = index;
@@ -115,26 +156,23 @@ export class TestDispatcher {
     const times = Array.from({ length: samples }, this.#nextTime);
     const [firstNs, lastNs] = [times[0], times[samples - 1]];
     const writer = this.#writer;
-    writer.addMatched(event, samples, samples * PERIOD, 0);
-    const told = !writer.hasPendingLoss(event) || writer.flushPendingLoss(event, 0);
-    const at = told ? writer.reserve(4 + samples * 8) : -1;
-    this.#counters.countDispatch(0, this.#index, samples, at < 0 ? samples : 0, 1, 1);
-    if (at < 0) {
-      writer.addPendingLoss(event, samples, samples * PERIOD, firstNs, lastNs);
+    const period = samples * PERIOD;
+    this.arena.writer.reclaim();
+    writer.addMatched(event, samples, period, 0);
+    const payload = timeColumn(times);
+    const bytes = SegmentWriter.bytesFor(payload.length);
+    const told = writer.flushPendingLoss(event, 0);
+    const isFull = !told || !writer.hasRoom(bytes);
+    this.#counters.countDispatch(0, this.#index, samples, isFull ? samples : 0, 0, 1, 1);
+    if (isFull) {
+      writer.addPendingLoss(event, REFUSAL.QUEUE_FULL, samples, period, firstNs, lastNs);
       return false;
     }
-    let word = at + ENTRY_HEADER_BYTES / 4;
-    const bytes = samples * 8;
-    // SampleBatch.time, field 3, with a length of three varint bytes.
-    writer.data[word++] =
-      0x1a | (((bytes & 0x7f) | 0x80) << 8) | ((((bytes >>> 7) & 0x7f) | 0x80) << 16) | ((bytes >>> 14) << 24);
-    for (const time of times) {
-      writer.data[word++] = time;
-      writer.data[word++] = 0;
-    }
-    writer.describe(at, ENTRY.CHUNK, event, samples, samples * PERIOD, 0);
-    writer.describeTimes(at, firstNs, lastNs);
-    writer.commit();
+    const segment = this.arena.put(payload);
+    assert.ok(segment >= 0, "the arena is large enough");
+    this.arena.writer.describe(segment, samples, period, firstNs, lastNs, 0);
+    writer.post(event, segment, bytes);
+    this.arena.writer.publish(segment, 1);
     return true;
   }
 
@@ -149,17 +187,30 @@ export class TestDispatcher {
   }
 }
 
+/** SampleBatch.time, field 3, with a length of three varint bytes. */
+function timeColumn(times: readonly number[]): Uint8Array {
+  const bytes = times.length * 8;
+  const column = new Uint8Array(4 + bytes);
+  column.set([0x1a, (bytes & 0x7f) | 0x80, ((bytes >>> 7) & 0x7f) | 0x80, bytes >>> 14]);
+  const view = new DataView(column.buffer);
+  times.forEach((time, i) => {
+    view.setBigUint64(4 + i * 8, BigInt(time), true);
+  });
+  return column;
+}
+
 export interface DeliveryFixture {
   readonly delivery: HandlerDelivery;
   readonly dispatchers: readonly TestDispatcher[];
   readonly counters: SlotCounters;
   readonly clock: { nowNs: number };
+  readonly memory: StreamMemory;
   overflows(): number;
   /** Connects a new stream, which holds `started`. */
   attach(): HeldStream;
 }
 
-export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIntervalMs" | "events">> & {
+export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIntervalMs" | "events" | "memory">> & {
   readonly dispatchers?: number;
   readonly dataBytes?: number;
 };
@@ -167,29 +218,34 @@ export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIn
 export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
   const { dispatchers = 1, dataBytes = REGION_BYTES_MIN, events = 1, overflow = "DROP_NEWEST" } = options;
   const { counters } = openTable(1, dispatchers);
-  const buffer = allocateOutbox(dispatchers, dataBytes);
+  const shape: OutboxShape = outboxShape(dataBytes * dispatchers, dispatchers, events);
+  const buffer = allocateOutbox(dispatchers, shape);
+  const arenas = Array.from({ length: dispatchers }, () => new TestArena());
+  const { memory = new StreamMemory(2 ** 26, 1) } = options;
   const clock = { nowNs: 1e9 };
   let overflows = 0;
   let time = 0;
   let streams = 0;
   const delivery = new HandlerDelivery({
     slot: 0,
-    readers: Array.from({ length: dispatchers }, (_, d) => new OutboxReader(buffer, d, dataBytes)),
+    readers: arenas.map((arena, d) => new OutboxReader(buffer, d, shape, arena.reader)),
     events,
     counters,
     overflow,
     flushIntervalMs: options.flushIntervalMs ?? 0,
     now: () => clock.nowNs,
     encode: encodeDelivery,
+    memory,
     latency: new LatencyHistogram(new Float64Array(HISTOGRAM_WORDS)),
+    sampleLatency: null,
     onOverflow: () => overflows++,
   });
   return {
     delivery,
-    dispatchers: Array.from(
-      { length: dispatchers },
-      (_, d) => new TestDispatcher(new OutboxWriter(buffer, d, dataBytes), counters, d, () => time++),
+    dispatchers: arenas.map(
+      (arena, d) => new TestDispatcher(arena, new OutboxWriter(buffer, d, shape), counters, d, () => time++),
     ),
+    memory,
     counters,
     clock,
     overflows: () => overflows,

@@ -8,13 +8,14 @@ import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage, lossMessage } from "./control-messages.js";
-import { SampleMessage } from "./message.js";
-import { ENTRY, type Entry, type OutboxReader } from "./outbox.js";
+import { MESSAGE_BYTES, type StreamMemory } from "./memory.js";
+import { SampleMessage, type WireMessage } from "./message.js";
+import { ENTRY, type Entry, type OutboxReader, REFUSAL_REASONS } from "./outbox.js";
 
 /** A gRPC stream as delivery sees it. One write at a time: the next one only after `written`. */
 export interface DeliveryStream {
   /** Copies `message` before it returns; calls `written` once the transport has taken it, never after `broken`. */
-  write(message: Uint8Array, written: () => void): void;
+  write(message: WireMessage, written: () => void): void;
   /** Ends the stream with OK, after what was written. */
   end(): void;
   /** Ends the stream at once, whatever is still on its way. */
@@ -32,14 +33,15 @@ export interface DeliveryOptions {
   readonly flushIntervalMs: number;
   readonly now: NsClock;
   readonly encode: (message: ControlDelivery) => Uint8Array;
+  readonly memory: StreamMemory;
   /** From dispatch to stream. */
   readonly latency: LatencyHistogram;
+  /** From sample to stream; null where their times cannot be compared with `now`. */
+  readonly sampleLatency: LatencyHistogram | null;
   /** The outbox has overflowed and the handler asked to be disconnected. Called once. */
   readonly onOverflow: () => void;
 }
 
-/** A message is written when it is this large, however young its samples are: well below gRPC clients' usual 4 MiB. */
-const MESSAGE_BYTES = 512 * 1024;
 /** Nor does anything wait in an outbox filled to this share: it would overflow meanwhile. */
 const DUE_ABOVE = 1 / 4;
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
@@ -59,8 +61,10 @@ interface Untold {
 interface InFlight {
   /** Samples and periods of the message that the transport has not taken yet, by event. */
   readonly event: number;
-  readonly samples: number;
-  readonly period: number;
+  samples: number;
+  period: number;
+  /** Of the message. */
+  readonly bytes: number;
   /** The message tells of this loss: its samples are booked already. */
   readonly told: Untold | null;
   /** The message tells of this event-wide loss, which is in no books. */
@@ -73,9 +77,12 @@ interface Gap {
   count: number;
 }
 
+/** A message that is in no books. */
+const CONTROL: Omit<InFlight, "bytes"> = { event: 0, samples: 0, period: 0, told: null, gap: null };
+
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
-/** Shared by all handlers: a message is copied by the transport before the next one is begun. */
+/** Shared by all handlers: the transport has copied a message before the next one is begun. */
 const message = new SampleMessage();
 
 export class HandlerDelivery {
@@ -85,7 +92,7 @@ export class HandlerDelivery {
   #writing = false;
   #inFlight: InFlight | null = null;
   /** Control messages that go before anything else. */
-  #urgent: Uint8Array[] = [];
+  #urgent: WireMessage[] = [];
   /** Event-wide losses that no stream has been told of. */
   #gaps: Gap[] = [];
   #untold: Untold[] = [];
@@ -123,7 +130,7 @@ export class HandlerDelivery {
   attach(stream: DeliveryStream, started: ControlDelivery): void {
     this.#stream = stream;
     this.#writing = false;
-    this.#urgent = [this.#options.encode(started)];
+    this.#urgent = [this.#options.encode(started) as Buffer];
     this.#flushAtNs = 0;
     this.pump();
   }
@@ -132,9 +139,8 @@ export class HandlerDelivery {
   broken(): void {
     if (this.#stream === null) return;
     this.#stream = null;
-    this.#writing = false;
     this.#urgent = [];
-    this.#loseInFlight();
+    this.#stopWriting();
     if (this.#finish !== null) this.discard("DISCARDED");
   }
 
@@ -142,7 +148,7 @@ export class HandlerDelivery {
   wake(): void {
     const { counters, slot, overflow } = this.#options;
     if (overflow === "DROP_OLDEST") this.#makeRoom();
-    if (overflow === "DISCONNECT" && !this.#overflowed && counters.dispatched(slot).queueFull > 0) {
+    if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
       this.#overflowed = true;
       this.#options.onOverflow();
     }
@@ -161,14 +167,20 @@ export class HandlerDelivery {
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
   abandoned(d: number): void {
     const { readers, counters, slot } = this.#options;
-    const { unaccounted, matched, queueFull } = readers[d].abandon(this.#options.events);
-    counters.amend(slot, d, matched, queueFull);
+    const { unaccounted, matched, refused } = readers[d].abandon();
+    const [queueFull, memory] = refused;
+    counters.amend(slot, d, matched, queueFull, memory);
     unaccounted.forEach(({ samples, period }, event) => {
       if (samples === 0) return;
       this.#books.lose(event, "DISPATCHER_DIED", samples, period);
       this.#untold.push({ event, reason: "DISPATCHER_DIED", count: samples, period, firstNs: 0, lastNs: 0 });
     });
     this.pump();
+  }
+
+  /** Calls `count` for each of dispatcher `d`'s segments that waits for the stream. */
+  countSegments(d: number, count: (segment: number) => void): void {
+    this.#options.readers[d].countSegments(count);
   }
 
   /**
@@ -190,9 +202,8 @@ export class HandlerDelivery {
     if (this.#writing) {
       const stream = this.#stream;
       this.#stream = null;
-      this.#writing = false;
       stream?.abort();
-      this.#loseInFlight();
+      this.#stopWriting();
     }
     this.pump();
   }
@@ -211,7 +222,7 @@ export class HandlerDelivery {
     }
     const urgent = this.#urgent.shift();
     if (urgent !== undefined) {
-      this.#write(urgent, null);
+      this.#write(urgent, CONTROL);
       return;
     }
     const gap = this.#gaps.shift();
@@ -236,7 +247,7 @@ export class HandlerDelivery {
       this.pump();
     } else if (reader.entry.kind === ENTRY.GAP) {
       const { event, samples } = reader.entry;
-      reader.consume();
+      reader.take();
       this.eventWideLoss(event, "DISPATCHER_DIED", samples);
     } else this.#writeChunks(reader.entry.event);
   }
@@ -244,7 +255,7 @@ export class HandlerDelivery {
   #tellGap(gap: Gap): void {
     const loss = lossMessage(gap.event, gap.reason, gap.count, 0, 0, 0);
     const bytes = this.#options.encode({ loss: { ...loss, event_wide: true } });
-    this.#write(bytes, { event: gap.event, samples: 0, period: 0, told: null, gap });
+    this.#write(bytes as Buffer, { ...CONTROL, gap });
   }
 
   #nextReader(): OutboxReader | undefined {
@@ -258,8 +269,6 @@ export class HandlerDelivery {
 
   #isDue(): boolean {
     const now = this.#options.now();
-    const isFilling = (reader: OutboxReader): boolean =>
-      reader.usedBytes >= Math.min(MESSAGE_BYTES, reader.capacityBytes * DUE_ABOVE);
     if (this.#finish !== null || now >= this.#flushAtNs || this.#options.readers.some(isFilling)) return true;
     this.#timer ??= setTimeout(
       () => {
@@ -273,51 +282,74 @@ export class HandlerDelivery {
 
   /** One message of one event's samples, from all dispatchers. */
   #writeChunks(event: number): void {
-    const { now, latency, flushIntervalMs } = this.#options;
+    const { now, flushIntervalMs, memory, readers } = this.#options;
     const nowNs = now();
-    let samples = 0;
-    let period = 0;
+    const bytesMax = memory.messageBytesMax;
+    const inFlight = { ...CONTROL, event };
     message.begin();
-    const { readers } = this.#options;
     for (let i = 0; i < readers.length; i++) {
       const reader = readers[(this.#turn + i) % readers.length];
-      while (message.bodyBytes < MESSAGE_BYTES && reader.peek()) {
+      while (message.bodyBytes < bytesMax && reader.peek()) {
         const { entry } = reader;
         if (entry.kind !== ENTRY.CHUNK || entry.event !== event) break;
-        message.append(reader.bytes, entry.payloadAt, entry.payloadBytes);
-        samples += entry.samples;
-        period += entry.period;
-        latency.record(nowNs - entry.dispatchNs, entry.samples);
-        reader.consume();
+        if (message.bodyBytes > 0 && message.bodyBytes + entry.segmentBytes > bytesMax) break;
+        inFlight.samples += entry.samples;
+        inFlight.period += entry.period;
+        this.#recordLatency(entry, nowNs);
+        reader.take();
+        message.add(reader.segments, entry.segment);
       }
     }
-    this.#turn = (this.#turn + 1) % this.#options.readers.length;
+    this.#turn = (this.#turn + 1) % readers.length;
     // A tenth early is on time: dispatchers drain at the same interval, and must not be missed by a hair.
     this.#flushAtNs = nowNs + flushIntervalMs * NS_PER_MS * 0.9;
-    const sequence = this.#sequence;
-    this.#sequence += samples;
-    this.#write(message.finish(event, sequence), { event, samples, period, told: null, gap: null });
+    message.finish(event, this.#sequence);
+    this.#sequence += inFlight.samples;
+    try {
+      this.#write(message, inFlight);
+    } finally {
+      message.release();
+    }
   }
 
-  #write(bytes: Uint8Array, inFlight: InFlight | null): void {
+  #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
+    const { latency, sampleLatency } = this.#options;
+    latency.record(nowNs - dispatchNs, samples);
+    if (sampleLatency === null) return;
+    // A chunk's samples are spread between its first and its last, about evenly: half of them count as each.
+    const half = samples >>> 1;
+    if (half > 0) sampleLatency.record(nowNs - firstNs, half);
+    sampleLatency.record(nowNs - lastNs, samples - half);
+  }
+
+  #write(bytes: WireMessage, what: Omit<InFlight, "bytes">): void {
     const stream = this.#stream as DeliveryStream;
+    const inFlight: InFlight = { ...what, bytes: bytes.byteLength };
     this.#writing = true;
     this.#inFlight = inFlight;
+    this.#options.memory.take(inFlight.bytes);
     stream.write(bytes, () => {
       if (this.#stream !== stream) return;
       this.#writing = false;
       this.#inFlight = null;
-      if (inFlight !== null && inFlight.told === null && inFlight.gap === null)
+      this.#options.memory.give(inFlight.bytes);
+      if (inFlight.told === null && inFlight.gap === null && inFlight.samples > 0)
         this.#books.deliver(inFlight.event, inFlight.samples, inFlight.period);
       this.pump();
     });
   }
 
-  /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
-  #loseInFlight(): void {
+  /** The stream is gone, and what was being written with it. */
+  #stopWriting(): void {
+    this.#writing = false;
     if (this.#inFlight === null) return;
-    const { event, samples, period, told, gap } = this.#inFlight;
+    this.#options.memory.give(this.#inFlight.bytes);
+    this.#loseInFlight(this.#inFlight);
     this.#inFlight = null;
+  }
+
+  /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
+  #loseInFlight({ event, samples, period, told, gap }: InFlight): void {
     if (gap !== null) {
       this.#gaps.unshift(gap);
       return;
@@ -327,6 +359,7 @@ export class HandlerDelivery {
       this.#untold.unshift(told);
       return;
     }
+    if (samples === 0) return;
     this.#books.lose(event, "STREAM_BROKEN", samples, period);
     this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
   }
@@ -341,7 +374,7 @@ export class HandlerDelivery {
     const books = this.books();
     const stream = this.#stream as DeliveryStream;
     this.#writing = true;
-    stream.write(this.#options.encode({ end: endMessage(books, reason) }), () => {
+    stream.write(this.#options.encode({ end: endMessage(books, reason) }) as Buffer, () => {
       if (this.#stream !== stream) return;
       this.#writing = false;
       this.#stream = null;
@@ -368,10 +401,11 @@ export class HandlerDelivery {
     const losses: Untold[] = [];
     for (const reader of this.#options.readers) {
       for (let event = 0; event < this.#options.events; event++) {
-        const { samples, period, firstNs, lastNs } = reader.pendingLoss(event);
-        if (samples === 0) continue;
-        this.#books.lose(event, "QUEUE_FULL", samples, period);
-        losses.push({ event, reason: "QUEUE_FULL", count: samples, period, firstNs, lastNs });
+        for (const { refusal, samples, period, firstNs, lastNs } of reader.pendingLosses(event)) {
+          const reason = REFUSAL_REASONS[refusal];
+          this.#books.lose(event, reason, samples, period);
+          losses.push({ event, reason, count: samples, period, firstNs, lastNs });
+        }
       }
     }
     return losses;
@@ -380,13 +414,8 @@ export class HandlerDelivery {
   #tell(loss: Untold): void {
     const { event, reason, count, period, firstNs, lastNs } = loss;
     this.#number(loss);
-    this.#write(this.#options.encode({ loss: lossMessage(event, reason, count, period, firstNs, lastNs) }), {
-      event,
-      samples: count,
-      period,
-      told: loss,
-      gap: null,
-    });
+    const bytes = this.#options.encode({ loss: lossMessage(event, reason, count, period, firstNs, lastNs) });
+    this.#write(bytes as Buffer, { event, samples: count, period, told: loss, gap: null });
   }
 
   /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */
@@ -396,15 +425,15 @@ export class HandlerDelivery {
 
   #takeLoss(reader: OutboxReader): void {
     this.#lose(reader.entry, "QUEUE_FULL");
-    reader.consume();
+    reader.drop();
   }
 
   #makeRoom(): void {
     for (const reader of this.#options.readers) {
-      if (reader.usedBytes <= reader.capacityBytes * DROP_ABOVE) continue;
-      while (reader.usedBytes > reader.capacityBytes * DROP_TO && reader.peek()) {
+      if (reader.fill <= DROP_ABOVE) continue;
+      while (reader.fill > DROP_TO && reader.peek()) {
         this.#lose(reader.entry, "QUEUE_DROPPED_OLDEST");
-        reader.consume();
+        reader.drop();
       }
     }
   }
@@ -413,7 +442,7 @@ export class HandlerDelivery {
     for (const reader of this.#options.readers) {
       while (reader.peek()) {
         this.#lose(reader.entry, reason);
-        reader.consume();
+        reader.drop();
       }
     }
   }
@@ -421,7 +450,7 @@ export class HandlerDelivery {
   /** Books the entry as lost and remembers to tell it, joined with the loss before it where that is the same story. */
   #lose(entry: Entry, chunkReason: LossReason): void {
     if (entry.kind === ENTRY.GAP) return;
-    const reason = entry.kind === ENTRY.LOSS ? "QUEUE_FULL" : chunkReason;
+    const reason = entry.kind === ENTRY.LOSS ? REFUSAL_REASONS[entry.refusal] : chunkReason;
     this.#books.lose(entry.event, reason, entry.samples, entry.period);
     const last = this.#untold.find((loss) => loss.event === entry.event && loss.reason === reason);
     if (last !== undefined) {
@@ -433,4 +462,8 @@ export class HandlerDelivery {
       this.#untold.push({ event, reason, count, period, firstNs, lastNs });
     }
   }
+}
+
+function isFilling(reader: OutboxReader): boolean {
+  return reader.usedBytes >= MESSAGE_BYTES || reader.fill >= DUE_ABOVE;
 }

@@ -1,5 +1,12 @@
 /** Gathers encoded chunks into one nmi.v1.Delivery message: the chunks' columns behind a header. */
 import { SAMPLE_BATCH_FIELD } from "../dispatch/encode.js";
+import type { SegmentReader } from "./segments.js";
+
+/** Bytes that the transport copies into its own frame; a Buffer is one. */
+export interface WireMessage {
+  readonly byteLength: number;
+  copy(target: Uint8Array, targetStart: number): unknown;
+}
 
 /** Delivery.samples: field 2, length-delimited. */
 const DELIVERY_SAMPLES_TAG = (2 << 3) | 2;
@@ -9,33 +16,44 @@ const SEQUENCE_TAG = (SAMPLE_BATCH_FIELD.SEQUENCE << 3) | 1;
 const HEADER_BYTES_MAX = 32;
 
 /**
- * One message under construction, in memory that is used again for the next: whoever takes `finish`'s bytes copies them
- * before that (grpc-js does, as it frames them).
+ * One message under construction, used again for the next. It holds references to segments, not their bytes: those are
+ * copied once, from shared memory into the frame that the transport sends.
  */
-export class SampleMessage {
-  #buffer = Buffer.allocUnsafe(256 * 1024);
-  #end = HEADER_BYTES_MAX;
+export class SampleMessage implements WireMessage {
+  readonly #header = new Uint8Array(HEADER_BYTES_MAX);
+  readonly #headerView = new DataView(this.#header.buffer);
+  #headerBytes = 0;
+  readonly #readers: SegmentReader[] = [];
+  readonly #segments: number[] = [];
+  readonly #bytes: number[] = [];
+  #pieces = 0;
+  #bodyBytes = 0;
 
   /** Bytes of columns so far. */
   get bodyBytes(): number {
-    return this.#end - HEADER_BYTES_MAX;
+    return this.#bodyBytes;
+  }
+
+  get byteLength(): number {
+    return this.#headerBytes + this.#bodyBytes;
   }
 
   begin(): void {
-    this.#end = HEADER_BYTES_MAX;
+    this.#pieces = 0;
+    this.#bodyBytes = 0;
+    this.#headerBytes = 0;
   }
 
-  append(bytes: Uint8Array, at: number, length: number): void {
-    if (this.#end + length > this.#buffer.length) {
-      const larger = Buffer.allocUnsafe(2 ** Math.ceil(Math.log2(this.#end + length)));
-      this.#buffer.copy(larger, 0, 0, this.#end);
-      this.#buffer = larger;
-    }
-    this.#buffer.set(bytes.subarray(at, at + length), this.#end);
-    this.#end += length;
+  /** Takes over the caller's reference to the segment, until `release`. */
+  add(reader: SegmentReader, segment: number): void {
+    const bytes = reader.payloadBytes(segment);
+    this.#readers[this.#pieces] = reader;
+    this.#segments[this.#pieces] = segment;
+    this.#bytes[this.#pieces++] = bytes;
+    this.#bodyBytes += bytes;
   }
 
-  finish(eventIndex: number, sequence: number): Uint8Array {
+  finish(eventIndex: number, sequence: number): void {
     const header: number[] = [];
     if (eventIndex > 0) {
       header.push(EVENT_INDEX_TAG);
@@ -43,13 +61,30 @@ export class SampleMessage {
     }
     header.push(SEQUENCE_TAG);
     const outer = [DELIVERY_SAMPLES_TAG];
-    pushVarint(outer, header.length + 8 + this.bodyBytes);
-    const start = HEADER_BYTES_MAX - 8 - header.length - outer.length;
-    this.#buffer.set(outer, start);
-    this.#buffer.set(header, start + outer.length);
-    this.#buffer.writeUInt32LE(sequence >>> 0, HEADER_BYTES_MAX - 8);
-    this.#buffer.writeUInt32LE(Math.floor(sequence / 2 ** 32), HEADER_BYTES_MAX - 4);
-    return this.#buffer.subarray(start, this.#end);
+    pushVarint(outer, header.length + 8 + this.#bodyBytes);
+    this.#header.set(outer, 0);
+    this.#header.set(header, outer.length);
+    const sequenceAt = outer.length + header.length;
+    this.#headerView.setUint32(sequenceAt, sequence >>> 0, true);
+    this.#headerView.setUint32(sequenceAt + 4, Math.floor(sequence / 2 ** 32), true);
+    this.#headerBytes = sequenceAt + 8;
+  }
+
+  copy(target: Uint8Array, targetStart: number): void {
+    target.set(this.#header.subarray(0, this.#headerBytes), targetStart);
+    let at = targetStart + this.#headerBytes;
+    for (let i = 0; i < this.#pieces; i++) {
+      const reader = this.#readers[i];
+      const from = reader.payloadAt(this.#segments[i]);
+      target.set(reader.bytes.subarray(from, from + this.#bytes[i]), at);
+      at += this.#bytes[i];
+    }
+  }
+
+  /** Lets go of the segments: the message has been copied, or never will be. */
+  release(): void {
+    for (let i = 0; i < this.#pieces; i++) this.#readers[i].release(this.#segments[i]);
+    this.begin();
   }
 }
 

@@ -1,162 +1,196 @@
 /**
  * A handler's outbox: a bounded queue between dispatchers and the thread that writes its gRPC stream, in one
- * SharedArrayBuffer. Each dispatcher has a region of its own, a single-producer single-consumer ring, so that no two
- * threads ever write the same word.
+ * SharedArrayBuffer. It holds no samples but refers to segments that do (segments.ts), which handlers of one lane share.
+ * Each dispatcher has a region of its own, a single-producer single-consumer ring of entries, so that no two threads ever
+ * write the same word.
  *
- *   region d:  head line │ tail line │ books: EVENTS_PER_HANDLER_MAX × 64 bytes │ data (a power of two)
- *              dispatcher   delivery   dispatcher (delivery reads them)           dispatcher
+ *   region d:  head line │ tail line │ books: one of 128 bytes an event │ entries: a power of two of 8-byte units
+ *              dispatcher   delivery   dispatcher (delivery reads them)   dispatcher
  *
- * Entries never wrap: where one does not fit before the end, a SKIP entry fills the rest. Positions count bytes modulo
- * 2^32. An entry is a header of ENTRY_HEADER_BYTES and a payload, padded to 8.
+ * An entry that refers to a segment takes one unit, one that tells of a loss LOSS_UNITS. Positions count units modulo
+ * 2^32. The bound is on the bytes of the segments referred to, as if nobody else used them.
  */
+import type { ChunkFacts, SegmentReader } from "./segments.js";
 
 export const EVENTS_PER_HANDLER_MAX = 16;
 
 /** LOSS is part of the handler's books; GAP is event-wide and is not. */
-export const ENTRY = { SKIP: 0, CHUNK: 1, LOSS: 2, GAP: 3 } as const;
+export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3 } as const;
+
+/** Why a dispatcher could not queue samples: the outbox's own bound, or the daemon's memory for all of them. */
+export const REFUSAL = { QUEUE_FULL: 0, MEMORY: 1 } as const;
+export type Refusal = (typeof REFUSAL)[keyof typeof REFUSAL];
+export const REFUSAL_REASONS = ["QUEUE_FULL", "MEMORY"] as const;
+const REFUSALS = REFUSAL_REASONS.length;
 
 const LINE = 64;
 const HEAD_WORD = 0;
+/** Doubles: bytes of all segments ever put in, and ever taken out. */
+const POSTED_DOUBLE = 1;
 const TAIL_WORD = LINE / 4;
+const TAKEN_DOUBLE = LINE / 8 + 1;
 const BOOKS_AT = 2 * LINE;
-const BOOK_BYTES = 64;
-const DATA_AT = BOOKS_AT + EVENTS_PER_HANDLER_MAX * BOOK_BYTES;
+const BOOK_BYTES = 128;
+const UNIT_BYTES = 8;
 
-/** Room for some chunks: the encoder splits a batch so that none takes more than CHUNK_SHARE of a region. */
+/** A header unit, then the doubles of LOSS. */
+const LOSS_UNITS = 6;
+const LOSS = { SAMPLES: 1, PERIOD: 2, FIRST_NS: 3, LAST_NS: 4, DISPATCH_NS: 5 } as const;
+
+/** A queue's bytes for each dispatcher: room for some of the largest chunks. */
 export const REGION_BYTES_MIN = 64 * 1024;
-export const CHUNK_SHARE = 1 / 4;
-export const ENTRY_HEADER_BYTES = 64;
-const ENTRY_ALIGN = 8;
-
-/** Word offsets in an entry's header. Doubles are at even words. */
-const HEADER = {
-  BYTES: 0,
-  KIND: 1,
-  EVENT: 2,
-  PAYLOAD_BYTES: 4,
-  FIRST_TIME: 6,
-  LAST_TIME: 8,
-  DISPATCH_NS: 10,
-  PERIOD: 12,
-  /** A double: a loss may stand for more than 2^32 samples. */
-  SAMPLES: 14,
-} as const;
+/** Segments are this large on average where it matters how many entries there are; smaller ones fill the entries first. */
+const SEGMENT_BYTES_TYPICAL = 2048;
+const UNITS_MIN = 512;
+const UNITS_MAX = 32_768;
 
 /** Double offsets in an event's book. */
 const BOOK = {
   MATCHED: 0,
   CARRIED: 1,
-  LOST: 2,
-  LOST_PERIOD: 3,
-  LOST_FIRST: 4,
-  LOST_LAST: 5,
   /** Sum of the matched samples' periods. */
-  WEIGHT: 6,
+  WEIGHT: 2,
   /** Of the batch that was matched last. */
-  SERIAL: 7,
+  SERIAL: 3,
+  /** Samples that could not be queued and are told by no entry yet: four doubles a refusal. */
+  PENDING: 4,
 } as const;
+const PENDING = { SAMPLES: 0, PERIOD: 1, FIRST_NS: 2, LAST_NS: 3 } as const;
+const PENDING_DOUBLES = 4;
 
-/** Data bytes of each region for a handler's queue bound: the largest power of two that keeps the whole below it. */
-export function regionBytes(maxBytes: number, dispatchers: number): number {
-  return 2 ** Math.floor(Math.log2(Math.max(REGION_BYTES_MIN, maxBytes / dispatchers)));
+/** Geometry of one handler's outbox; the same for each of its dispatchers' regions. */
+export interface OutboxShape {
+  readonly events: number;
+  /** Units for entries, a power of two. */
+  readonly units: number;
+  /** Bytes of segments that a region may refer to. */
+  readonly queueBytes: number;
 }
 
-export function allocateOutbox(dispatchers: number, dataBytes: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(dispatchers * (DATA_AT + dataBytes));
+export function outboxShape(maxBytes: number, dispatchers: number, events: number): OutboxShape {
+  const queueBytes = Math.floor(maxBytes / dispatchers);
+  const units = 2 ** Math.floor(Math.log2(queueBytes / SEGMENT_BYTES_TYPICAL));
+  return { events, units: Math.min(UNITS_MAX, Math.max(UNITS_MIN, units)), queueBytes };
+}
+
+function regionBytes({ events, units }: OutboxShape): number {
+  return BOOKS_AT + events * BOOK_BYTES + units * UNIT_BYTES;
+}
+
+/** Bytes that the outbox itself takes. */
+export function outboxBytes(dispatchers: number, shape: OutboxShape): number {
+  return dispatchers * regionBytes(shape);
+}
+
+export function allocateOutbox(dispatchers: number, shape: OutboxShape): SharedArrayBuffer {
+  return new SharedArrayBuffer(outboxBytes(dispatchers, shape));
 }
 
 class Region {
   readonly words: Int32Array;
-  /** The same words without a sign: what the encoder writes. */
-  readonly data: Uint32Array;
   readonly doubles: Float64Array;
-  readonly dataBytes: number;
-  readonly dataWord = DATA_AT / 4;
+  readonly shape: OutboxShape;
+  readonly #firstUnit: number;
+  readonly #unitMask: number;
 
-  constructor(buffer: SharedArrayBuffer, index: number, dataBytes: number) {
-    const at = index * (DATA_AT + dataBytes);
-    this.words = new Int32Array(buffer, at, (DATA_AT + dataBytes) / 4);
-    this.data = new Uint32Array(buffer, at, (DATA_AT + dataBytes) / 4);
-    this.doubles = new Float64Array(buffer, at, (DATA_AT + dataBytes) / 8);
-    this.dataBytes = dataBytes;
+  constructor(buffer: SharedArrayBuffer, index: number, shape: OutboxShape) {
+    const bytes = regionBytes(shape);
+    this.words = new Int32Array(buffer, index * bytes, bytes / 4);
+    this.doubles = new Float64Array(buffer, index * bytes, bytes / 8);
+    this.shape = shape;
+    this.#firstUnit = (BOOKS_AT + shape.events * BOOK_BYTES) / UNIT_BYTES;
+    this.#unitMask = shape.units - 1;
   }
 
-  bookDouble(event: number, field: number): number {
-    return (BOOKS_AT + event * BOOK_BYTES) / 8 + field;
+  /** Double index of the unit at a position; its words are at twice that. */
+  unit(position: number): number {
+    return this.#firstUnit + (position & this.#unitMask);
   }
+
+  book(event: number): number {
+    return (BOOKS_AT + event * BOOK_BYTES) / 8;
+  }
+
+  pending(event: number, refusal: number): number {
+    return this.book(event) + BOOK.PENDING + refusal * PENDING_DOUBLES;
+  }
+}
+
+/** Kind, event and refusal of an entry, in one word. */
+function packHeader(kind: number, event: number, refusal: number): number {
+  return kind | (event << 8) | (refusal << 16);
 }
 
 /** The dispatcher's end of one region. */
 export class OutboxWriter {
-  /** Where entries are encoded: unsigned words of the whole region. */
-  readonly data: Uint32Array;
   readonly #region: Region;
+  readonly #carriedBefore: Float64Array;
   #head: number;
-  #reserved = 0;
 
-  constructor(buffer: SharedArrayBuffer, dispatcher: number, dataBytes: number) {
-    this.#region = new Region(buffer, dispatcher, dataBytes);
-    this.data = this.#region.data;
-    this.#head = Atomics.load(this.#region.words, HEAD_WORD);
+  constructor(buffer: SharedArrayBuffer, dispatcher: number, shape: OutboxShape) {
+    const region = new Region(buffer, dispatcher, shape);
+    this.#region = region;
+    this.#head = Atomics.load(region.words, HEAD_WORD);
+    // Of a dispatcher that died: what it carried is carried for good, since its successor begins afresh.
+    this.#carriedBefore = Float64Array.from(
+      { length: shape.events },
+      (_, event) => region.doubles[region.book(event) + BOOK.CARRIED],
+    );
   }
 
-  /**
-   * Makes room for an entry; returns the word index of its header in `data`, or -1 when the outbox is full. Nothing is
-   * visible to the reader before commit.
-   */
-  reserve(payloadBytes: number): number {
-    const region = this.#region;
-    const bytes = align(ENTRY_HEADER_BYTES + payloadBytes);
-    // Written by the delivering thread; acquire, so that what it has read is read before it is overwritten.
-    const tail = Atomics.load(region.words, TAIL_WORD);
-    const free = region.dataBytes - ((this.#head - tail) >>> 0);
-    const offset = this.#head & (region.dataBytes - 1);
-    const toEnd = region.dataBytes - offset;
-    const skip = bytes > toEnd ? toEnd : 0;
-    if (bytes + skip > free) return -1;
-    if (skip > 0) {
-      const at = region.dataWord + offset / 4;
-      region.words[at + HEADER.BYTES] = skip;
-      region.words[at + HEADER.KIND] = ENTRY.SKIP;
-    }
-    this.#reserved = skip + bytes;
-    const at = region.dataWord + ((this.#head + skip) & (region.dataBytes - 1)) / 4;
-    region.words[at + HEADER.BYTES] = bytes;
-    region.words[at + HEADER.PAYLOAD_BYTES] = payloadBytes;
-    return at;
-  }
-
-  /** Fills a reserved entry's header. `dispatchNs` is CLOCK_MONOTONIC. */
-  describe(at: number, kind: number, event: number, samples: number, period: number, dispatchNs: number): void {
-    const { words, doubles } = this.#region;
-    words[at + HEADER.KIND] = kind;
-    words[at + HEADER.EVENT] = event;
-    doubles[(at + HEADER.SAMPLES) / 2] = samples;
-    doubles[(at + HEADER.PERIOD) / 2] = period;
-    doubles[(at + HEADER.DISPATCH_NS) / 2] = dispatchNs;
-  }
-
-  describeTimes(at: number, firstNs: number, lastNs: number): void {
+  /** Bytes of the segments that wait for delivery. */
+  get usedBytes(): number {
     const { doubles } = this.#region;
-    doubles[(at + HEADER.FIRST_TIME) / 2] = firstNs;
-    doubles[(at + HEADER.LAST_TIME) / 2] = lastNs;
+    // TAKEN is the delivering thread's; an older value only makes the outbox look fuller than it is.
+    return doubles[POSTED_DOUBLE] - doubles[TAKEN_DOUBLE];
   }
 
-  commit(): void {
-    this.#head = (this.#head + this.#reserved) | 0;
-    // Release: everything written into the entry is ordered before it.
+  /** Whether a segment fits the handler's own bound. */
+  hasRoom(segmentBytes: number): boolean {
+    const { shape } = this.#region;
+    return this.#freeUnits() >= 1 && this.usedBytes + segmentBytes <= shape.queueBytes;
+  }
+
+  #freeUnits(): number {
+    // Written by the delivering thread; acquire, so that what it has read is read before it is overwritten.
+    const tail = Atomics.load(this.#region.words, TAIL_WORD);
+    return this.#region.shape.units - ((this.#head - tail) >>> 0);
+  }
+
+  /** Hands one reference to the segment to the delivering thread. Only after `hasRoom`. */
+  post(event: number, segment: number, segmentBytes: number): void {
+    const { words, doubles } = this.#region;
+    const at = this.#region.unit(this.#head) * 2;
+    words[at] = packHeader(ENTRY.CHUNK, event, 0);
+    words[at + 1] = segment;
+    doubles[POSTED_DOUBLE] += segmentBytes;
+    this.#commit(1);
+  }
+
+  #commit(units: number): void {
+    this.#head = (this.#head + units) | 0;
+    // Release: the entry, and the segment it refers to, are ordered before it.
     Atomics.store(this.#region.words, HEAD_WORD, this.#head);
   }
 
-  /** Bytes that wait for delivery. */
-  get usedBytes(): number {
-    return (this.#head - Atomics.load(this.#region.words, TAIL_WORD)) >>> 0;
+  #tell(header: number, samples: number, period: number, firstNs: number, lastNs: number, dispatchNs: number): boolean {
+    if (this.#freeUnits() < LOSS_UNITS) return false;
+    const region = this.#region;
+    const { doubles } = region;
+    region.words[region.unit(this.#head) * 2] = header;
+    doubles[region.unit(this.#head + LOSS.SAMPLES)] = samples;
+    doubles[region.unit(this.#head + LOSS.PERIOD)] = period;
+    doubles[region.unit(this.#head + LOSS.FIRST_NS)] = firstNs;
+    doubles[region.unit(this.#head + LOSS.LAST_NS)] = lastNs;
+    doubles[region.unit(this.#head + LOSS.DISPATCH_NS)] = dispatchNs;
+    this.#commit(LOSS_UNITS);
+    return true;
   }
 
-  /** Before the samples are encoded: whoever buries a dispatcher finds what it owed. `serial` names the batch. */
+  /** Before the samples are queued: whoever buries a dispatcher finds what it owed. `serial` names the batch. */
   addMatched(event: number, samples: number, period: number, serial: number): void {
     const { doubles } = this.#region;
-    const book = this.#region.bookDouble(event, 0);
+    const book = this.#region.book(event);
     doubles[book + BOOK.MATCHED] += samples;
     doubles[book + BOOK.WEIGHT] += period;
     doubles[book + BOOK.SERIAL] = serial;
@@ -164,66 +198,66 @@ export class OutboxWriter {
 
   /** Serial number of the batch that addMatched counted last. */
   matchedSerial(event: number): number {
-    return this.#region.doubles[this.#region.bookDouble(event, BOOK.SERIAL)];
+    return this.#region.doubles[this.#region.book(event) + BOOK.SERIAL];
   }
 
   /** Samples that nobody looked at. Not told when the outbox is full, which is the least of its losses then. */
   addGap(event: number, samples: number, dispatchNs: number): void {
-    const at = this.reserve(0);
-    if (at < 0) return;
-    this.describe(at, ENTRY.GAP, event, samples, 0, dispatchNs);
-    this.describeTimes(at, 0, 0);
-    this.commit();
+    this.#tell(packHeader(ENTRY.GAP, event, 0), samples, 0, 0, 0, dispatchNs);
   }
 
-  /** Weight of samples left out since the last one sent; `delta` may be negative. */
-  addCarried(event: number, delta: number): void {
-    this.#region.doubles[this.#region.bookDouble(event, BOOK.CARRIED)] += delta;
+  /** Weight of samples left out since the last one sent. */
+  setCarried(event: number, period: number): void {
+    this.#region.doubles[this.#region.book(event) + BOOK.CARRIED] = this.#carriedBefore[event] + period;
   }
 
-  /** Samples that found the outbox full, until a LOSS entry tells of them. */
-  addPendingLoss(event: number, samples: number, period: number, firstNs: number, lastNs: number): void {
+  /** Samples that could not be queued, until a LOSS entry tells of them. */
+  addPendingLoss(
+    event: number,
+    refusal: Refusal,
+    samples: number,
+    period: number,
+    firstNs: number,
+    lastNs: number,
+  ): void {
     const { doubles } = this.#region;
-    const book = this.#region.bookDouble(event, 0);
-    if (doubles[book + BOOK.LOST] === 0) doubles[book + BOOK.LOST_FIRST] = firstNs;
-    doubles[book + BOOK.LOST_LAST] = lastNs;
-    doubles[book + BOOK.LOST_PERIOD] += period;
-    doubles[book + BOOK.LOST] += samples;
+    const at = this.#region.pending(event, refusal);
+    if (doubles[at + PENDING.SAMPLES] === 0) doubles[at + PENDING.FIRST_NS] = firstNs;
+    doubles[at + PENDING.LAST_NS] = lastNs;
+    doubles[at + PENDING.PERIOD] += period;
+    doubles[at + PENDING.SAMPLES] += samples;
   }
 
-  hasPendingLoss(event: number): boolean {
-    return this.#region.doubles[this.#region.bookDouble(event, BOOK.LOST)] !== 0;
-  }
-
-  /** Turns the event's pending loss into an entry at its place in the queue; false when even that does not fit. */
+  /** Turns the event's pending losses into entries at their place in the queue; false when one does not fit. */
   flushPendingLoss(event: number, dispatchNs: number): boolean {
-    const at = this.reserve(0);
-    if (at < 0) return false;
     const { doubles } = this.#region;
-    const book = this.#region.bookDouble(event, 0);
-    this.describe(at, ENTRY.LOSS, event, doubles[book + BOOK.LOST], doubles[book + BOOK.LOST_PERIOD], dispatchNs);
-    this.describeTimes(at, doubles[book + BOOK.LOST_FIRST], doubles[book + BOOK.LOST_LAST]);
-    doubles.fill(0, book + BOOK.LOST, book + BOOK.LOST_LAST + 1);
-    this.commit();
+    for (let refusal = 0; refusal < REFUSALS; refusal++) {
+      const at = this.#region.pending(event, refusal);
+      const samples = doubles[at + PENDING.SAMPLES];
+      if (samples === 0) continue;
+      const header = packHeader(ENTRY.LOSS, event, refusal);
+      const [period, firstNs, lastNs] = [doubles[at + 1], doubles[at + 2], doubles[at + 3]];
+      if (!this.#tell(header, samples, period, firstNs, lastNs, dispatchNs)) return false;
+      doubles[at + PENDING.SAMPLES] = 0;
+      doubles[at + PENDING.PERIOD] = 0;
+    }
     return true;
   }
 }
 
 /** One entry as the reader sees it; the same object is refilled by every peek. */
-export interface Entry {
+export interface Entry extends ChunkFacts {
   kind: number;
   event: number;
-  samples: number;
-  period: number;
-  firstNs: number;
-  lastNs: number;
-  dispatchNs: number;
-  /** Into the region's bytes. */
-  payloadAt: number;
-  payloadBytes: number;
+  /** Of a LOSS. */
+  refusal: number;
+  /** Of a CHUNK: in the dispatcher's arena, with its size there. */
+  segment: number;
+  segmentBytes: number;
 }
 
 export interface PendingLoss {
+  readonly refusal: Refusal;
   readonly samples: number;
   readonly period: number;
   readonly firstNs: number;
@@ -232,148 +266,189 @@ export interface PendingLoss {
 
 export interface Abandoned {
   readonly unaccounted: readonly { readonly samples: number; readonly period: number }[];
-  /** All that the dispatcher has ever matched, and found the outbox full for. */
+  /** All that the dispatcher has ever matched, and could not queue, by refusal. */
   readonly matched: number;
-  readonly queueFull: number;
+  readonly refused: readonly number[];
 }
 
 /** The delivering thread's end of one region. */
 export class OutboxReader {
+  readonly segments: SegmentReader;
   readonly entry: Entry = {
     kind: 0,
     event: 0,
+    refusal: 0,
+    segment: 0,
+    segmentBytes: 0,
     samples: 0,
     period: 0,
     firstNs: 0,
     lastNs: 0,
     dispatchNs: 0,
-    payloadAt: 0,
-    payloadBytes: 0,
   };
-  readonly bytes: Uint8Array;
   readonly #region: Region;
   #tail: number;
-  /** What has been taken from the queue, by event, and how much of it was QUEUE_FULL. */
-  #accounted = Array.from({ length: EVENTS_PER_HANDLER_MAX }, () => ({ samples: 0, period: 0 }));
-  #queueFull = 0;
+  /** What has been taken from the queue, by event, and how much of it was refused. */
+  #accounted: { samples: number; period: number }[];
+  #refused: number[] = new Array(REFUSALS).fill(0);
 
-  constructor(buffer: SharedArrayBuffer, dispatcher: number, dataBytes: number) {
-    this.#region = new Region(buffer, dispatcher, dataBytes);
-    this.bytes = new Uint8Array(buffer, dispatcher * (DATA_AT + dataBytes), DATA_AT + dataBytes);
+  constructor(buffer: SharedArrayBuffer, dispatcher: number, shape: OutboxShape, segments: SegmentReader) {
+    this.#region = new Region(buffer, dispatcher, shape);
+    this.segments = segments;
     this.#tail = Atomics.load(this.#region.words, TAIL_WORD);
+    this.#accounted = Array.from({ length: shape.events }, () => ({ samples: 0, period: 0 }));
+  }
+
+  get isEmpty(): boolean {
+    return this.#tail === Atomics.load(this.#region.words, HEAD_WORD);
   }
 
   /** Fills `entry` with the oldest entry; false when there is none. */
   peek(): boolean {
-    const { words, doubles, dataBytes, dataWord } = this.#region;
-    // Written by the dispatcher; acquire: what it wrote into the entry is visible.
-    const head = Atomics.load(words, HEAD_WORD);
-    while (this.#tail !== head) {
-      const at = dataWord + (this.#tail & (dataBytes - 1)) / 4;
-      if (words[at + HEADER.KIND] === ENTRY.SKIP) {
-        this.#advance(words[at + HEADER.BYTES]);
-        continue;
-      }
-      const entry = this.entry;
-      entry.kind = words[at + HEADER.KIND];
-      entry.event = words[at + HEADER.EVENT];
-      entry.samples = doubles[(at + HEADER.SAMPLES) / 2];
-      entry.payloadBytes = words[at + HEADER.PAYLOAD_BYTES];
-      entry.payloadAt = at * 4 + ENTRY_HEADER_BYTES;
-      entry.period = doubles[(at + HEADER.PERIOD) / 2];
-      entry.dispatchNs = doubles[(at + HEADER.DISPATCH_NS) / 2];
-      entry.firstNs = doubles[(at + HEADER.FIRST_TIME) / 2];
-      entry.lastNs = doubles[(at + HEADER.LAST_TIME) / 2];
-      return true;
+    // Written by the dispatcher; acquire: what it wrote into the entry and its segment is visible.
+    if (this.isEmpty) return false;
+    this.#readEntry(this.#tail);
+    return true;
+  }
+
+  #readEntry(position: number): void {
+    const region = this.#region;
+    const { words, doubles } = region;
+    const { entry } = this;
+    const at = region.unit(position) * 2;
+    const header = words[at];
+    entry.kind = header & 0xff;
+    entry.event = (header >>> 8) & 0xff;
+    entry.refusal = header >>> 16;
+    if (entry.kind === ENTRY.CHUNK) {
+      entry.segment = words[at + 1];
+      entry.segmentBytes = this.segments.segmentBytes(entry.segment);
+      this.segments.readFacts(entry.segment, entry);
+      return;
     }
-    return false;
+    entry.segmentBytes = 0;
+    entry.samples = doubles[region.unit(position + LOSS.SAMPLES)];
+    entry.period = doubles[region.unit(position + LOSS.PERIOD)];
+    entry.firstNs = doubles[region.unit(position + LOSS.FIRST_NS)];
+    entry.lastNs = doubles[region.unit(position + LOSS.LAST_NS)];
+    entry.dispatchNs = doubles[region.unit(position + LOSS.DISPATCH_NS)];
   }
 
-  /** Gives the peeked entry's room back. Every read of its payload must be done. */
-  consume(): void {
-    const { words, dataBytes, dataWord } = this.#region;
+  /** Takes the peeked entry from the queue; its reference to a segment becomes the caller's, to release when read. */
+  take(): void {
+    const { words, doubles } = this.#region;
     this.#account(this.entry);
-    this.#advance(words[dataWord + (this.#tail & (dataBytes - 1)) / 4 + HEADER.BYTES]);
-  }
-
-  #advance(bytes: number): void {
-    this.#tail = (this.#tail + bytes) | 0;
+    doubles[TAKEN_DOUBLE] += this.entry.segmentBytes;
+    this.#tail = (this.#tail + unitsOf(this.entry)) | 0;
     // Release: the dispatcher may write there again.
-    Atomics.store(this.#region.words, TAIL_WORD, this.#tail);
+    Atomics.store(words, TAIL_WORD, this.#tail);
   }
 
-  #account({ kind, event, samples, period }: Entry): void {
+  /** Takes the peeked entry and lets go of its samples. */
+  drop(): void {
+    this.take();
+    if (this.entry.kind === ENTRY.CHUNK) this.segments.release(this.entry.segment);
+  }
+
+  #account({ kind, event, refusal, samples, period }: Entry): void {
     if (kind === ENTRY.GAP) return;
     this.#accounted[event].samples += samples;
     this.#accounted[event].period += period;
-    if (kind === ENTRY.LOSS) this.#queueFull += samples;
+    if (kind === ENTRY.LOSS) this.#refused[refusal] += samples;
+  }
+
+  /** Visits every entry that waits, without taking it. */
+  #walk(visit: (entry: Entry) => void): void {
+    const head = Atomics.load(this.#region.words, HEAD_WORD);
+    for (let position = this.#tail; position !== head; position = (position + unitsOf(this.entry)) | 0) {
+      this.#readEntry(position);
+      visit(this.entry);
+    }
   }
 
   /**
-   * What a dispatcher that died had matched and neither encoded nor counted as lost, by event; from then on it counts as
+   * What a dispatcher that died had matched and neither queued nor counted as lost, by event; from then on it counts as
    * dealt with. Also its counters as they should be. Only when its thread is gone and no other has taken its place.
    */
-  abandon(events: number): Abandoned {
-    const saved = { tail: this.#tail, queueFull: this.#queueFull, accounted: structuredClone(this.#accounted) };
-    // What is queued is accounted for too: walk it without consuming.
-    const { words, dataBytes, dataWord } = this.#region;
-    while (this.peek()) {
-      this.#account(this.entry);
-      this.#tail = (this.#tail + words[dataWord + (this.#tail & (dataBytes - 1)) / 4 + HEADER.BYTES]) | 0;
-    }
+  abandon(): Abandoned {
+    const { doubles, shape } = this.#region;
+    const saved = { refused: [...this.#refused], accounted: structuredClone(this.#accounted) };
+    let queuedBytes = 0;
+    this.#walk((entry) => {
+      this.#account(entry);
+      queuedBytes += entry.segmentBytes;
+    });
+    // It may have died between the two words of a post.
+    doubles[POSTED_DOUBLE] = doubles[TAKEN_DOUBLE] + queuedBytes;
     let matched = 0;
-    let queueFull = this.#queueFull;
-    const unaccounted = Array.from({ length: events }, (_, event) => {
-      const pending = this.pendingLoss(event);
-      const weight = this.#region.doubles[this.#region.bookDouble(event, BOOK.WEIGHT)];
+    const refused = [...this.#refused];
+    const unaccounted = Array.from({ length: shape.events }, (_, event) => {
+      const pending = { samples: 0, period: 0 };
+      for (const loss of this.pendingLosses(event)) {
+        pending.samples += loss.samples;
+        pending.period += loss.period;
+        refused[loss.refusal] += loss.samples;
+      }
+      const weight = doubles[this.#region.book(event) + BOOK.WEIGHT];
       matched += this.matched(event);
-      queueFull += pending.samples;
       return {
         samples: this.matched(event) - this.#accounted[event].samples - pending.samples,
         period: weight - this.#accounted[event].period - pending.period,
       };
     });
-    this.#tail = saved.tail;
-    // Skipping has moved it; nobody has looked meanwhile.
-    Atomics.store(words, TAIL_WORD, saved.tail);
-    this.#queueFull = saved.queueFull;
+    this.#refused = saved.refused;
     this.#accounted = saved.accounted;
     unaccounted.forEach(({ samples, period }, event) => {
       this.#accounted[event].samples += samples;
       this.#accounted[event].period += period;
     });
-    return { unaccounted, matched, queueFull };
+    return { unaccounted, matched, refused };
+  }
+
+  /** Calls `count` for each segment that an entry refers to. */
+  countSegments(count: (segment: number) => void): void {
+    this.#walk(({ kind, segment }) => {
+      if (kind === ENTRY.CHUNK) count(segment);
+    });
   }
 
   get usedBytes(): number {
-    return (Atomics.load(this.#region.words, HEAD_WORD) - this.#tail) >>> 0;
+    const { doubles } = this.#region;
+    return Math.max(0, doubles[POSTED_DOUBLE] - doubles[TAKEN_DOUBLE]);
+  }
+
+  /** Share of the outbox's bounds that is in use: of its entries, its bytes, or its part of the daemon's memory. */
+  get fill(): number {
+    const { words, shape } = this.#region;
+    const units = (Atomics.load(words, HEAD_WORD) - this.#tail) >>> 0;
+    const bytes = Math.min(shape.queueBytes, this.segments.shareBytes);
+    return Math.max(units / shape.units, this.usedBytes / bytes);
   }
 
   get capacityBytes(): number {
-    return this.#region.dataBytes;
+    return this.#region.shape.queueBytes;
   }
 
   matched(event: number): number {
-    return this.#region.doubles[this.#region.bookDouble(event, BOOK.MATCHED)];
+    return this.#region.doubles[this.#region.book(event) + BOOK.MATCHED];
   }
 
   carried(event: number): number {
-    return this.#region.doubles[this.#region.bookDouble(event, BOOK.CARRIED)];
+    return this.#region.doubles[this.#region.book(event) + BOOK.CARRIED];
   }
 
   /** Losses that no entry tells of. Exact only when no dispatcher is inside the handler. */
-  pendingLoss(event: number): PendingLoss {
+  pendingLosses(event: number): PendingLoss[] {
     const { doubles } = this.#region;
-    const book = this.#region.bookDouble(event, 0);
-    return {
-      samples: doubles[book + BOOK.LOST],
-      period: doubles[book + BOOK.LOST_PERIOD],
-      firstNs: doubles[book + BOOK.LOST_FIRST],
-      lastNs: doubles[book + BOOK.LOST_LAST],
-    };
+    return Object.values(REFUSAL).flatMap((refusal) => {
+      const at = this.#region.pending(event, refusal);
+      const samples = doubles[at + PENDING.SAMPLES];
+      if (samples === 0) return [];
+      return [{ refusal, samples, period: doubles[at + 1], firstNs: doubles[at + 2], lastNs: doubles[at + 3] }];
+    });
   }
 }
 
-function align(bytes: number): number {
-  return Math.ceil(bytes / ENTRY_ALIGN) * ENTRY_ALIGN;
+function unitsOf({ kind }: Entry): number {
+  return kind === ENTRY.CHUNK ? 1 : LOSS_UNITS;
 }

@@ -19,7 +19,7 @@ function takeGaps({ reader }: TestHandler): number {
   let samples = 0;
   while (reader.peek()) {
     if (reader.entry.kind === ENTRY.GAP) samples += reader.entry.samples;
-    reader.consume();
+    reader.drop();
   }
   return samples;
 }
@@ -54,7 +54,7 @@ describe("Dispatcher: after the death of another", () => {
         fixture.dispatcher.drain();
         for (const handler of handlers) {
           const victim = inside.includes(handler.handle.slot);
-          const { unaccounted } = handler.reader.abandon(1);
+          const { unaccounted } = handler.reader.abandon();
           assert.equal(unaccounted[0].samples, victim && at === "matched" ? 7 : 0);
           assert.equal(handler.reader.matched(0), victim && at === "entered" ? 6 : 13);
           const gaps = takeGaps(handler);

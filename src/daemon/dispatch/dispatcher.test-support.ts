@@ -6,9 +6,10 @@ import { plainRing } from "../../pmu/software/test-consumer.js";
 import type { RecordFormat } from "../../pmu/source.js";
 import type { SlotHandle } from "../../registry/table.js";
 import { openTable, type TableFixture } from "../../registry/table.test-support.js";
-import { decodeDelivery, type SampleBatchMessage } from "../delivery/delivery.test-support.js";
+import { bytesOf, decodeDelivery, type SampleBatchMessage } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
-import { allocateOutbox, ENTRY, OutboxReader, REGION_BYTES_MIN } from "../delivery/outbox.js";
+import { allocateOutbox, ENTRY, OutboxReader, outboxShape, REGION_BYTES_MIN } from "../delivery/outbox.js";
+import { allocateArena, SegmentReader, SegmentWriter } from "../delivery/segments.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";
@@ -135,17 +136,19 @@ export class TestHandler {
     const batches: SampleBatchMessage[] = [];
     const message = new SampleMessage();
     while (this.reader.peek()) {
-      const { kind, event, samples, period, payloadAt, payloadBytes } = this.reader.entry;
+      const { kind, event, samples, period, segment } = this.reader.entry;
+      this.reader.take();
       if (kind === ENTRY.LOSS) this.losses.push({ event, samples, period });
       else {
         message.begin();
-        message.append(this.reader.bytes, payloadAt, payloadBytes);
-        const batch = decodeDelivery(message.finish(event, 0)).samples;
+        message.add(this.reader.segments, segment);
+        message.finish(event, 0);
+        const batch = decodeDelivery(bytesOf(message)).samples;
+        message.release();
         if (batch === undefined) throw new Error("no samples");
         if (batch.time.length !== samples) throw new Error(`${batch.time.length} samples, not ${samples}`);
         batches.push(batch);
       }
-      this.reader.consume();
     }
     return batches;
   }
@@ -160,19 +163,27 @@ export interface DispatcherFixture extends TableFixture {
   /** Another thread takes the dead one's place: the same rings, counters and outboxes, a state of its own. */
   replace(abandoned: readonly number[], prepare: (dispatcher: Dispatcher) => void): void;
   readonly rings: readonly TestRing[];
+  readonly segments: SegmentReader;
   readonly stats: DispatcherStats;
   readonly dirty: Int32Array;
   readonly clock: { nowNs: number };
   add(options?: HandlerOptions): TestHandler;
 }
 
-export function openDispatcher(cpus: readonly number[] = [0], dataBytes = 65_536, position = 0): DispatcherFixture {
+export function openDispatcher(
+  cpus: readonly number[] = [0],
+  dataBytes = 65_536,
+  position = 0,
+  arenaBytes = 2 ** 24,
+): DispatcherFixture {
   const capacity = 40;
   const table = openTable(capacity);
   const rings = cpus.map((cpu) => new TestRing(cpu, dataBytes, position));
   const stats = new DispatcherStats();
   const dirty = new Int32Array(Math.ceil(capacity / 32));
   const clock = { nowNs: 1e9 };
+  const arena = allocateArena(arenaBytes);
+  const segments = new SegmentReader(arena);
   const start = (): Dispatcher =>
     new Dispatcher({
       index: 0,
@@ -180,19 +191,25 @@ export function openDispatcher(cpus: readonly number[] = [0], dataBytes = 65_536
       walker: table.walker(),
       counters: table.counters,
       stats,
+      segments: new SegmentWriter(arena),
       dirty,
       now: () => clock.nowNs,
       clockIsMonotonic: true,
       capacity,
     });
   const attached: AttachSpec[] = [];
+  const readers: OutboxReader[] = [];
   let dispatcher = start();
   return {
     ...table,
     get dispatcher() {
       return dispatcher;
     },
+    segments,
     replace: (abandoned, prepare) => {
+      segments.recount((count) => {
+        for (const reader of readers) reader.countSegments(count);
+      });
       dispatcher = start();
       prepare(dispatcher);
       for (const spec of attached) dispatcher.attach(spec);
@@ -205,8 +222,9 @@ export function openDispatcher(cpus: readonly number[] = [0], dataBytes = 65_536
     add: ({ events = [{}], filter, callchain = false, regionBytes = REGION_BYTES_MIN, flushIntervalMs = 100 } = {}) => {
       const handle = table.table.claim();
       if (handle === null) throw new Error("the table is full");
-      const outbox = allocateOutbox(1, regionBytes);
       const wanted = events.map((event) => ({ armed: 0, frequencyHz: 0, period: 0, ...event }));
+      const shape = outboxShape(regionBytes, 1, wanted.length);
+      const outbox = allocateOutbox(1, shape);
       const mask = [0, 0];
       for (const { armed } of wanted) mask[armed >>> 5] |= 1 << (armed & 31);
       table.table.setEventMask(handle, mask[0], mask[1]);
@@ -214,7 +232,7 @@ export function openDispatcher(cpus: readonly number[] = [0], dataBytes = 65_536
         slot: handle.slot,
         generation: handle.generation,
         outbox,
-        regionBytes,
+        shape,
         events: wanted,
         filter: { ...ALL, ...filter },
         callchain,
@@ -223,7 +241,9 @@ export function openDispatcher(cpus: readonly number[] = [0], dataBytes = 65_536
       attached.push(spec);
       dispatcher.attach(spec);
       table.table.activate(handle);
-      return new TestHandler(handle, new OutboxReader(outbox, 0, regionBytes));
+      const reader = new OutboxReader(outbox, 0, shape, segments);
+      readers.push(reader);
+      return new TestHandler(handle, reader);
     },
   };
 }

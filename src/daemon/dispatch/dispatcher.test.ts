@@ -307,12 +307,12 @@ describe("Dispatcher: handlers", () => {
 
   it("say how long their samples may wait: the most impatient one counts", () => {
     const fixture = openDispatcher();
-    assert.equal(fixture.dispatcher.flushIntervalMs(), -1);
+    assert.equal(fixture.dispatcher.flushIntervalMs, -1);
     fixture.add({ flushIntervalMs: 100 });
     const fast = fixture.add({ flushIntervalMs: 0 });
-    assert.equal(fixture.dispatcher.flushIntervalMs(), 0);
+    assert.equal(fixture.dispatcher.flushIntervalMs, 0);
     fixture.dispatcher.detach(fast.handle.slot, fast.handle.generation);
-    assert.equal(fixture.dispatcher.flushIntervalMs(), 100);
+    assert.equal(fixture.dispatcher.flushIntervalMs, 100);
   });
 });
 

@@ -4,19 +4,23 @@
  * for handlers that filter by uid (filter.ts).
  */
 import type { ScanListener } from "../../pmu/record.js";
-import { BATCH_SAMPLES_MAX, BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
+import { BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { RecordFormat } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
-import { CHUNK_SHARE, ENTRY, ENTRY_HEADER_BYTES, OutboxWriter } from "../delivery/outbox.js";
+import { OutboxWriter, REFUSAL } from "../delivery/outbox.js";
+import type { SegmentWriter } from "../delivery/segments.js";
 import { LatencyHistogram } from "../observe/histogram.js";
-import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
-import { OwnerCache, SampleFilter } from "./filter.js";
+import { ChunkList } from "./chunks.js";
+import { OwnerCache } from "./filter.js";
+import { type Lane, LaneTable } from "./lanes.js";
 import type { AttachSpec, FaultPoint } from "./messages.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
-import { type EventPace, paceFor, Thinner } from "./thinning.js";
+import type { EventPace } from "./thinning.js";
+
+const NO_HANDLER = -1;
 
 export interface DispatcherRing {
   readonly cpu: number;
@@ -27,11 +31,8 @@ export interface DispatcherRing {
 interface Port {
   readonly spec: AttachSpec;
   readonly writer: OutboxWriter;
-  readonly filter: SampleFilter;
-  /** By the handler's event index. */
-  readonly thinners: readonly Thinner[];
-  /** Payload bytes one chunk takes at most. */
-  readonly chunkBytesMax: number;
+  /** By the handler's event index; null until the handler is first offered one of the event's samples. */
+  readonly lanes: (Lane | null)[];
 }
 
 export interface DispatcherParts {
@@ -40,6 +41,7 @@ export interface DispatcherParts {
   readonly walker: TableWalker;
   readonly counters: SlotCounters;
   readonly stats: DispatcherStats;
+  readonly segments: SegmentWriter;
   readonly dirty: Int32Array;
   readonly now: NsClock;
   /** Whether sample times can be compared with `now`. */
@@ -53,40 +55,43 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #formats = new FormatTable();
   readonly #paces: EventPace[] = new Array(EVENTS_MAX).fill({ frequencyHz: null, period: null });
   readonly #batch = new BatchIndex();
-  readonly #selection: Selection = {
-    sample: new Uint32Array(BATCH_SAMPLES_MAX),
-    period: new Float64Array(BATCH_SAMPLES_MAX),
-  };
-  readonly #owners = new OwnerCache();
+  readonly #lanes: LaneTable;
+  readonly #chunks: ChunkList;
   readonly #latency: LatencyHistogram;
   /** Slots that a predecessor died in, while its last batch is offered again to the others. */
   #abandoned: ReadonlySet<number> | null = null;
   #fault: { readonly at: FaultPoint; readonly fail: () => never } | null = null;
   /** The ring whose batch is being offered. */
   #ringIndex = 0;
+  #serial = 0;
   #nowNs = 0;
+  #memoryShareBytes = 0;
   #delivered = false;
+  #flushIntervalMs = NO_HANDLER;
 
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
     this.#ports = new Array(parts.capacity).fill(null);
+    this.#lanes = new LaneTable(parts.rings, new OwnerCache());
+    this.#chunks = new ChunkList(parts.segments, this.#lanes);
     this.#latency = new LatencyHistogram(parts.stats.ringToDispatch);
   }
 
   attach(spec: AttachSpec): void {
     this.#ports[spec.slot] = {
       spec,
-      writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.regionBytes),
-      filter: new SampleFilter(spec.filter, this.#owners),
-      thinners: spec.events.map(
-        (event) => new Thinner(paceFor(event, this.#paces[event.armed]), this.#parts.rings.length),
-      ),
-      chunkBytesMax: spec.regionBytes * CHUNK_SHARE - ENTRY_HEADER_BYTES,
+      writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.shape),
+      lanes: spec.events.map(() => null),
     };
+    this.#findFlushInterval();
   }
 
   detach(slot: number, generation: number): void {
-    if (this.#ports[slot]?.spec.generation === generation) this.#ports[slot] = null;
+    const port = this.#ports[slot];
+    if (port?.spec.generation !== generation) return;
+    for (const lane of port.lanes) if (lane !== null) this.#lanes.leave(lane);
+    this.#ports[slot] = null;
+    this.#findFlushInterval();
   }
 
   addFormats(event: number, formats: readonly RecordFormat[]): void {
@@ -97,23 +102,29 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     for (const format of formats) this.#formats.remove(format);
   }
 
-  /** The event ticks at another rate from now on; every handler's pace follows. */
+  /** The event ticks at another rate from now on; every lane's pace follows. */
   setPace(event: number, pace: EventPace): void {
     this.#paces[event] = pace;
-    for (const port of this.#ports) {
-      port?.spec.events.forEach((wanted, i) => {
-        if (wanted.armed === event) port.thinners[i].pace = paceFor(wanted, pace);
-      });
-    }
+    this.#lanes.setPace(event, pace);
   }
 
   /** The shortest time any handler lets its samples wait, or -1 when there is no handler. */
-  flushIntervalMs(): number {
-    let shortest = -1;
+  get flushIntervalMs(): number {
+    return this.#flushIntervalMs;
+  }
+
+  /** Lanes that handlers have joined. */
+  get lanes(): number {
+    return this.#lanes.size;
+  }
+
+  #findFlushInterval(): void {
+    this.#flushIntervalMs = NO_HANDLER;
     for (const port of this.#ports) {
-      if (port !== null && (shortest < 0 || port.spec.flushIntervalMs < shortest)) shortest = port.spec.flushIntervalMs;
+      if (port === null) continue;
+      const { flushIntervalMs } = port.spec;
+      if (this.#flushIntervalMs < 0 || flushIntervalMs < this.#flushIntervalMs) this.#flushIntervalMs = flushIntervalMs;
     }
-    return shortest;
   }
 
   /** Drains what every ring holds now. True when something is there to deliver. */
@@ -174,29 +185,48 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   #offer(): void {
-    const { walker, stats, now } = this.#parts;
+    const { walker, stats, now, segments } = this.#parts;
     const batch = this.#batch;
     this.#nowNs = now();
+    this.#serial = stats.words[DISPATCHER_STAT.BATCH_SERIAL];
     // A predecessor's batch has been counted here before.
     if (this.#parts.clockIsMonotonic && this.#abandoned === null) {
       for (let i = 0; i < batch.count; i++) this.#latency.record(this.#nowNs - batch.time[i]);
     }
+    segments.reclaim();
+    this.#memoryShareBytes = segments.findShare();
+    this.#lanes.merge(this.#move);
+    this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
+    for (let i = 0; i < this.#lanes.preparedCount; i++) this.#encode(this.#lanes.prepared[i]);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
-    stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
-    let claimed = 0;
-    for (let i = 0; i < batch.count; i++) claimed += batch.claimed[i];
-    for (let event = 0; event < EVENTS_MAX; event++) {
-      if (batch.countOf[event] > 0) stats.words[stats.event(event, EVENT_STAT.SAMPLES)] += batch.countOf[event];
-    }
-    // Who claimed a batch before a predecessor died is not known any more.
-    if (claimed < batch.count && this.#abandoned === null) this.#countUnclaimed();
+    this.#chunks.publish();
+    this.#count();
   }
 
-  #countUnclaimed(): void {
+  readonly #move = (from: Lane, to: Lane): void => {
+    for (const port of this.#ports) {
+      const e = port?.lanes.indexOf(from) ?? -1;
+      if (port !== null && e >= 0) port.lanes[e] = to;
+    }
+  };
+
+  #encode(lane: Lane): void {
+    if (lane.to > lane.from) this.#chunks.encode(lane, this.#batch, this.#parts.rings[this.#ringIndex], this.#nowNs);
+  }
+
+  /** What the batch held, and what of it nobody took. */
+  #count(): void {
     const { stats } = this.#parts;
     const batch = this.#batch;
-    for (let i = 0; i < batch.count; i++) {
-      if (batch.claimed[i] === 0) stats.words[stats.event(batch.event[i], EVENT_STAT.UNCLAIMED)] += 1;
+    stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
+    // Who claimed a batch before a predecessor died is not known any more.
+    if (this.#abandoned === null) this.#lanes.claim(batch);
+    for (let event = 0; event < EVENTS_MAX; event++) {
+      const samples = batch.countOf[event];
+      if (samples === 0) continue;
+      stats.words[stats.event(event, EVENT_STAT.SAMPLES)] += samples;
+      if (this.#abandoned === null)
+        stats.words[stats.event(event, EVENT_STAT.UNCLAIMED)] += samples - this.#lanes.claimed[event];
     }
   }
 
@@ -204,8 +234,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   dispatch(slot: number, generation: number): void {
     const port = this.#ports[slot];
     if (port === null || port.spec.generation !== generation) return;
-    const { counters, index, stats } = this.#parts;
-    const serial = stats.words[DISPATCHER_STAT.BATCH_SERIAL];
+    const { counters, index } = this.#parts;
+    const serial = this.#serial;
     if (this.#abandoned !== null) {
       // Offered before the predecessor died, or the one it died in.
       if (counters.offered(slot, index) === serial) return;
@@ -217,25 +247,78 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     }
     if (this.#fault?.at === "entered") this.#fault.fail();
     const startNs = this.#nowNs;
-    let matched = 0;
-    let lost = 0;
+    this.#matched = 0;
+    this.#queueFull = 0;
+    this.#memoryLost = 0;
     const { events } = port.spec;
     for (let e = 0; e < events.length; e++) {
-      const { armed } = events[e];
-      const mask = armed < 32 ? this.#batch.eventMaskLow : this.#batch.eventMaskHigh;
-      if ((mask & (1 << (armed & 31))) === 0) continue;
-      const selected = this.#select(port, e, armed);
-      if (selected === 0) continue;
-      matched += selected;
-      port.writer.addMatched(e, selected, this.#weigh(0, selected), serial);
-      if (this.#fault?.at === "matched") this.#fault.fail();
-      lost += this.#emit(port, e, selected);
+      if (this.#batch.countOf[events[e].armed] > 0) this.#dispatchEvent(port, e);
     }
     // One clock reading a dispatch: where one ends the next begins.
     this.#nowNs = this.#parts.now();
-    counters.countDispatch(slot, index, matched, lost, this.#nowNs - startNs, this.#nowNs);
+    counters.countDispatch(
+      slot,
+      index,
+      this.#matched,
+      this.#queueFull,
+      this.#memoryLost,
+      this.#nowNs - startNs,
+      this.#nowNs,
+    );
     counters.setOffered(slot, index, serial);
-    if (matched > 0) this.#markDirty(slot);
+    if (this.#matched > 0) this.#markDirty(slot);
+  }
+
+  /** Of the dispatch that is under way. */
+  #matched = 0;
+  #queueFull = 0;
+  #memoryLost = 0;
+
+  #dispatchEvent(port: Port, e: number): void {
+    const lane = port.lanes[e] ?? this.#join(port, e);
+    // An indexed lane that no sample of the batch belongs to was not touched.
+    if (lane.serial !== this.#serial) return;
+    lane.offered = true;
+    const samples = lane.to - lane.from;
+    if (samples > 0) {
+      this.#matched += samples;
+      port.writer.addMatched(e, samples, lane.weight, this.#serial);
+      if (this.#fault?.at === "matched") this.#fault.fail();
+      for (let c = lane.chunkFrom; c < lane.chunkTo; c++) this.#post(port.writer, e, c);
+    }
+    port.writer.setCarried(e, lane.carried);
+  }
+
+  #join(port: Port, e: number): Lane {
+    const { filter, callchain, events } = port.spec;
+    const event = events[e];
+    const lane = this.#lanes.join({ event, filter, callchain }, this.#paces[event.armed], this.#serial);
+    port.lanes[e] = lane;
+    if (lane.members === 1) {
+      this.#lanes.prepareNew(lane, this.#batch, this.#ringIndex, this.#serial, this.#nowNs);
+      this.#encode(lane);
+    }
+    return lane;
+  }
+
+  #post(writer: OutboxWriter, e: number, c: number): void {
+    const chunks = this.#chunks;
+    const segment = chunks.segment[c];
+    const bytes = chunks.segmentBytes[c];
+    // What was lost before is told before what comes after.
+    const told = writer.flushPendingLoss(e, this.#nowNs);
+    const isShort = segment < 0 || writer.usedBytes + bytes > this.#memoryShareBytes;
+    if (told && !isShort && writer.hasRoom(bytes)) {
+      chunks.posted[c] += 1;
+      writer.post(e, segment, bytes);
+      return;
+    }
+    const samples = chunks.samples[c];
+    const isFull = !told || !writer.hasRoom(bytes);
+    if (isFull) this.#queueFull += samples;
+    else this.#memoryLost += samples;
+    const refusal = isFull ? REFUSAL.QUEUE_FULL : REFUSAL.MEMORY;
+    writer.addPendingLoss(e, refusal, samples, chunks.weight[c], chunks.firstNs[c], chunks.lastNs[c]);
   }
 
   #markDirty(slot: number): void {
@@ -250,118 +333,6 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       if (samples > 0 && port.writer.matchedSerial(e) !== serial) port.writer.addGap(e, samples, this.#nowNs);
     });
     this.#markDirty(slot);
-  }
-
-  #weigh(from: number, to: number): number {
-    let weight = 0;
-    for (let k = from; k < to; k++) weight += this.#selection.period[k];
-    return weight;
-  }
-
-  /** Fills the selection with the samples of one event that the handler gets; returns how many. */
-  #select(port: Port, e: number, armed: number): number {
-    const batch = this.#batch;
-    const { sample, period } = this.#selection;
-    const { cpu, reader } = this.#parts.rings[this.#ringIndex];
-    const thinner = port.thinners[e];
-    const { filter } = port;
-    const passesAll = filter.passesAll;
-    const ring = this.#ringIndex;
-    const carriedBefore = thinner.carry[ring];
-    let carry = carriedBefore;
-    let n = 0;
-    if (passesAll && thinner.pace.kind === "every" && carry === 0) {
-      for (let i = 0; i < batch.count; i++) {
-        if (batch.event[i] !== armed) continue;
-        sample[n] = i;
-        period[n++] = batch.period[i];
-        batch.claimed[i] = 1;
-      }
-      return n;
-    }
-    for (let i = 0; i < batch.count; i++) {
-      if (batch.event[i] !== armed) continue;
-      const ticks = thinner.ticks(ring, batch.time[i], batch.period[i]);
-      if (!passesAll && !filter.passes(batch, reader, i, cpu, this.#nowNs)) continue;
-      const weight = carry + batch.period[i];
-      if (!ticks) {
-        carry = weight;
-        continue;
-      }
-      sample[n] = i;
-      period[n] = weight;
-      batch.claimed[i] = 1;
-      carry = 0;
-      n++;
-    }
-    if (carry !== carriedBefore) {
-      thinner.carry[ring] = carry;
-      port.writer.addCarried(e, carry - carriedBefore);
-    }
-    return n;
-  }
-
-  /** Encodes the selection into the handler's outbox; returns how many samples found it full. */
-  #emit(port: Port, e: number, selected: number): number {
-    let lost = 0;
-    for (let from = 0; from < selected; ) {
-      const { to, addresses } = this.#chunk(port, from, selected);
-      if (!this.#emitChunk(port, e, from, to, addresses)) lost += to - from;
-      from = to;
-    }
-    return lost;
-  }
-
-  /** How many samples from `from` on fit one chunk, and how many callchain addresses they hold (-1: not asked for). */
-  #chunk(port: Port, from: number, selected: number): { to: number; addresses: number } {
-    const { callchain } = port.spec;
-    const perSample = chunkBytes(1, -1) - chunkBytes(0, -1);
-    if (!callchain) {
-      const fit = Math.floor((port.chunkBytesMax - chunkBytes(0, -1)) / perSample);
-      return { to: Math.min(selected, from + fit), addresses: -1 };
-    }
-    const { reader } = this.#parts.rings[this.#ringIndex];
-    let addresses = 0;
-    let to = from;
-    while (to < selected) {
-      const depth = callchainDepth(this.#batch, reader, this.#selection.sample[to]);
-      // A chunk holds one sample at least, however deep.
-      if (to > from && chunkBytes(to + 1 - from, addresses + depth) > port.chunkBytesMax) break;
-      addresses += depth;
-      to++;
-    }
-    return { to, addresses };
-  }
-
-  #emitChunk(port: Port, e: number, from: number, to: number, addresses: number): boolean {
-    const { writer } = port;
-    const { sample } = this.#selection;
-    const { cpu, reader } = this.#parts.rings[this.#ringIndex];
-    const weight = this.#weigh(from, to);
-    const firstNs = this.#batch.time[sample[from]];
-    const lastNs = this.#batch.time[sample[to - 1]];
-    // What was lost before is told before what comes after.
-    const told = !writer.hasPendingLoss(e) || writer.flushPendingLoss(e, this.#nowNs);
-    const at = told ? writer.reserve(chunkBytes(to - from, addresses)) : -1;
-    if (at < 0) {
-      writer.addPendingLoss(e, to - from, weight, firstNs, lastNs);
-      return false;
-    }
-    encodeChunk(
-      writer.data,
-      at + ENTRY_HEADER_BYTES / 4,
-      this.#batch,
-      reader,
-      this.#selection,
-      from,
-      to,
-      addresses,
-      cpu,
-    );
-    writer.describe(at, ENTRY.CHUNK, e, to - from, weight, this.#nowNs);
-    writer.describeTimes(at, firstNs, lastNs);
-    writer.commit();
-    return true;
   }
 
   throttle(event: number, on: boolean): void {

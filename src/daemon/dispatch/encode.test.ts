@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { SAMPLE } from "../../pmu/abi.js";
 import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BatchIndex, FormatTable } from "../../pmu/record.js";
-import { decodeDelivery } from "../delivery/delivery.test-support.js";
+import { bytesOf, type DeliveryMessage, decodeDelivery, TestArena } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
 import { packageDefinition } from "../grpc/proto.js";
 import { format, LIVE, sampleRecord, TestRing } from "./dispatcher.test-support.js";
@@ -20,6 +20,15 @@ const WITH_CHAIN = LIVE | SAMPLE.CALLCHAIN;
 
 function selectionOf(samples: readonly number[], weight: (sample: number) => number): Selection {
   return { sample: Uint32Array.from(samples), period: Float64Array.from(samples, weight) };
+}
+
+function decodeChunk(payload: Uint8Array): DeliveryMessage {
+  const arena = new TestArena();
+  const message = new SampleMessage();
+  message.begin();
+  message.add(arena.reader, arena.put(payload));
+  message.finish(0, 0);
+  return decodeDelivery(bytesOf(message));
 }
 
 interface Descriptor {
@@ -58,10 +67,7 @@ describe("encodeChunk", () => {
       encodeChunk(out, 10, batch, ring.reader, selection, 1, 4, addresses, 6);
       assert.equal(out[9], 0xdeadbeef);
       assert.equal(out[10 + bytes / 4], 0xdeadbeef);
-      const message = new SampleMessage();
-      message.begin();
-      message.append(new Uint8Array(out.buffer), 40, bytes);
-      const { samples } = decodeDelivery(message.finish(0, 0));
+      const { samples } = decodeChunk(new Uint8Array(out.buffer, 40, bytes));
       assert.deepEqual(samples?.time, [0, 3, 7]);
       assert.deepEqual(samples?.pid, [0, 6, 14]);
       assert.deepEqual(samples?.period, [0, 3000, 7000]);
@@ -86,10 +92,7 @@ describe("encodeChunk", () => {
     for (const samples of [1, 15, 16, 31, 32, BATCH_SAMPLES_MAX]) {
       const out = new Uint32Array(65_536);
       encodeChunk(out, 0, batch, ring.reader, all, 0, samples, -1, 0);
-      const message = new SampleMessage();
-      message.begin();
-      message.append(new Uint8Array(out.buffer), 0, chunkBytes(samples, -1));
-      const decoded = decodeDelivery(message.finish(0, 0)).samples;
+      const decoded = decodeChunk(new Uint8Array(out.buffer, 0, chunkBytes(samples, -1))).samples;
       assert.equal(decoded?.cpu.length, samples);
       assert.deepEqual(decoded?.period, new Array(samples).fill(2 ** 52));
     }

@@ -47,10 +47,7 @@ export function chunkBytes(samples: number, addresses: number): number {
   return addresses < 0 ? fixed : fixed + 2 * 4 + samples * 4 + addresses * 8;
 }
 
-/**
- * The samples a handler is given of one batch: indexes into BatchIndex and the weight each carries. Allocated once a
- * dispatcher.
- */
+/** Samples of one batch that a lane takes: indexes into BatchIndex and the weight each carries. */
 export interface Selection {
   readonly sample: Uint32Array;
   /** The sample's own period and those of the samples left out before it. */

@@ -15,6 +15,25 @@ export interface FilterSpec {
   readonly excludeKernel: boolean;
 }
 
+/** The same for all filters that let the same samples pass. */
+export function filterKey(spec: FilterSpec): string {
+  const list = (values: readonly number[]): string => [...new Set(values)].sort((a, b) => a - b).join(",");
+  const lists = [spec.pids, spec.cpus, spec.uids, spec.cgroupIds].map(list).join(";");
+  return `${lists};${spec.excludeUser ? "u" : ""}${spec.excludeKernel ? "k" : ""}`;
+}
+
+/** What lanes are found by, where their filter names values of it: the most telling one first. */
+export type FilterDimension = "pid" | "uid" | "cgroup" | "cpu";
+
+/** The dimension that a filter is indexed by and its values there; null where only a look at each sample tells. */
+export function indexedBy(spec: FilterSpec): { dimension: FilterDimension; values: readonly number[] } | null {
+  if (spec.pids.length > 0) return { dimension: "pid", values: [...new Set(spec.pids)] };
+  if (spec.uids.length > 0) return { dimension: "uid", values: [...new Set(spec.uids)] };
+  if (spec.cgroupIds.length > 0) return { dimension: "cgroup", values: [...new Set(spec.cgroupIds)] };
+  if (spec.cpus.length > 0) return { dimension: "cpu", values: [...new Set(spec.cpus)] };
+  return null;
+}
+
 const OWNER_TTL_NS = 1_000_000_000;
 const OWNERS_MAX = 65_536;
 
@@ -84,6 +103,28 @@ export class SampleFilter {
     }
     if (this.#cgroups !== null && !this.#cgroups.has(sampleCgroup(batch, ring, i))) return false;
     return this.#uids === null || this.#uids.has(this.#owners.owner(batch.pid[i], nowNs));
+  }
+}
+
+/** What sample `i` is in one dimension. */
+export function dimensionValue(
+  dimension: FilterDimension,
+  batch: BatchIndex,
+  ring: RingReader,
+  i: number,
+  ringCpu: number,
+  owners: OwnerCache,
+  nowNs: number,
+): number {
+  switch (dimension) {
+    case "pid":
+      return batch.pid[i];
+    case "uid":
+      return owners.owner(batch.pid[i], nowNs);
+    case "cgroup":
+      return sampleCgroup(batch, ring, i);
+    case "cpu":
+      return sampleCpu(batch, ring, i, ringCpu);
   }
 }
 

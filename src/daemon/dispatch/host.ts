@@ -5,6 +5,7 @@
 import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
+import { allocateArena, SegmentReader } from "../delivery/segments.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { DispatcherStats } from "./stats.js";
 
@@ -14,6 +15,8 @@ export interface HostOptions {
   readonly capacity: number;
   readonly dispatchers: number;
   readonly rings: readonly RingDescriptor[];
+  /** Bytes of segments, all dispatchers together. */
+  readonly segmentBytes: number;
   readonly clockIsMonotonic: boolean;
   readonly removalBell: SharedArrayBuffer;
   readonly deliveryBell: SharedArrayBuffer;
@@ -78,6 +81,7 @@ class Ledger {
 class DispatcherThread {
   readonly cpus: readonly number[];
   readonly stats = new DispatcherStats();
+  readonly segments: SegmentReader;
   readonly dirty: Int32Array;
   /** Times it died and was replaced. */
   restarts = 0;
@@ -96,6 +100,8 @@ class DispatcherThread {
     this.cpus = rings.map((ring) => ring.cpu);
     const dirty = new SharedArrayBuffer(Math.ceil(options.capacity / 32) * 4);
     this.dirty = new Int32Array(dirty);
+    const segments = allocateArena(options.segmentBytes / options.dispatchers);
+    this.segments = new SegmentReader(segments);
     this.#options = options;
     this.#setup = {
       index,
@@ -106,6 +112,7 @@ class DispatcherThread {
       rings,
       clockIsMonotonic: options.clockIsMonotonic,
       stats: this.stats.buffer,
+      segments,
       removalBell: options.removalBell,
       deliveryBell: options.deliveryBell,
       dirty,

@@ -1,5 +1,6 @@
 /** What the main thread tells a dispatcher and what it answers: one tagged union a direction. */
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
+import type { OutboxShape } from "../delivery/outbox.js";
 import type { FilterSpec } from "./filter.js";
 import type { EventPace } from "./thinning.js";
 
@@ -16,7 +17,7 @@ export interface AttachSpec {
   readonly slot: number;
   readonly generation: number;
   readonly outbox: SharedArrayBuffer;
-  readonly regionBytes: number;
+  readonly shape: OutboxShape;
   readonly events: readonly AttachedEvent[];
   readonly filter: FilterSpec;
   readonly callchain: boolean;
@@ -54,6 +55,8 @@ export interface DispatcherSetup {
   readonly rings: readonly RingDescriptor[];
   readonly clockIsMonotonic: boolean;
   readonly stats: SharedArrayBuffer;
+  /** The dispatcher's arena of segments. */
+  readonly segments: SharedArrayBuffer;
   /** Word 0: removals wait here. */
   readonly removalBell: SharedArrayBuffer;
   /** Word 0: the delivering thread waits here. */

@@ -1,7 +1,26 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { BATCH_SAMPLES_MAX, BatchIndex } from "../../pmu/record.js";
 import { seededRandom } from "../../pmu/software/random.js";
-import { NS_PER_SECOND, type Pace, paceFor, Thinner } from "./thinning.js";
+import { NS_PER_SECOND, type Pace, paceFor, Ticker } from "./thinning.js";
+
+/** A ticker of event 0, asked for one sample at a time. */
+class Thinner {
+  readonly #ticker: Ticker;
+  readonly #batch = new BatchIndex();
+
+  constructor(pace: Pace, rings: number) {
+    this.#ticker = new Ticker(0, pace, rings);
+    this.#batch.count = 1;
+  }
+
+  ticks(ring: number, timeNs: number, period: number): boolean {
+    this.#batch.time[0] = timeNs;
+    this.#batch.period[0] = period;
+    this.#ticker.mark(this.#batch, ring);
+    return this.#ticker.ticks[0] === 1;
+  }
+}
 
 /** How many of `seconds` at `hz` tick, each off its time by up to `jitter` of an interval. */
 function ticksAt(thinner: Thinner, hz: number, seconds: number, jitter = 0): number {
@@ -44,7 +63,7 @@ describe("paceFor", () => {
   });
 });
 
-describe("Thinner", () => {
+describe("Ticker", () => {
   it("takes everything at every", () => {
     assert.equal(ticksAt(new Thinner({ kind: "every" }, 1), 1000, 1), 1000);
   });
@@ -102,5 +121,30 @@ describe("Thinner", () => {
     assert.equal(thinner.ticks(1, 1001, 1), false);
     const weight = new Thinner({ kind: "weight", period: 2 }, 2);
     assert.deepEqual([weight.ticks(0, 0, 1), weight.ticks(1, 0, 1), weight.ticks(0, 0, 1)], [false, false, true]);
+  });
+
+  it("marks a whole batch as it would its samples one by one, and passes over other events", () => {
+    const random = seededRandom(5);
+    for (const pace of [
+      { kind: "time", intervalNs: 1000 },
+      { kind: "weight", period: 50 },
+    ] satisfies Pace[]) {
+      const batch = new BatchIndex();
+      batch.count = BATCH_SAMPLES_MAX;
+      const single = new Thinner(pace, 1);
+      const expected: (boolean | null)[] = [];
+      for (let i = 0; i < batch.count; i++) {
+        batch.event[i] = random() < 0.7 ? 0 : 1;
+        batch.time[i] = i * 300;
+        batch.period[i] = Math.floor(random() * 30);
+        expected.push(batch.event[i] === 0 ? single.ticks(0, batch.time[i], batch.period[i]) : null);
+      }
+      const ticker = new Ticker(0, pace, 1);
+      ticker.mark(batch, 0);
+      assert.ok(expected.includes(true) && expected.includes(false));
+      expected.forEach((tick, i) => {
+        if (tick !== null) assert.equal(ticker.ticks[i] === 1, tick, `sample ${i}`);
+      });
+    }
   });
 });

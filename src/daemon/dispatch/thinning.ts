@@ -4,6 +4,7 @@
  * slower event of its own would have ticked: a process with a tenth of the CPU gets a tenth of the ticks. What is left
  * out is carried: its period is added to the next sample sent.
  */
+import { BATCH_SAMPLES_MAX, type BatchIndex } from "../../pmu/record.js";
 
 /** Every sample, one each `intervalNs` of the sample clock, or one each `period` counted. */
 export type Pace =
@@ -11,40 +12,48 @@ export type Pace =
   | { readonly kind: "time"; readonly intervalNs: number }
   | { readonly kind: "weight"; readonly period: number };
 
-/** One handler's pace on one event, with a state for each ring. */
-export class Thinner {
+/**
+ * Which samples of an event are ticks at one rate: decided once a batch for all lanes that ask for that rate, so that a
+ * handler that joins others ticks when they do. With a phase for each ring.
+ */
+export class Ticker {
   pace: Pace;
+  /** Of the batch marked last: 1 where sample i is a tick. Only samples of the ticker's own event are marked. */
+  readonly ticks = new Uint8Array(BATCH_SAMPLES_MAX);
+  readonly #event: number;
   /** Time pace: when the next sample is due. Weight pace: what was counted since the last. By ring. */
-  readonly #state: Float64Array;
-  /** Weight of matching samples left out since the last one sent. By ring. */
-  readonly carry: Float64Array;
+  readonly #phase: Float64Array;
 
-  constructor(pace: Pace, rings: number) {
+  constructor(event: number, pace: Pace, rings: number) {
+    this.#event = event;
     this.pace = pace;
-    this.#state = new Float64Array(rings);
-    this.carry = new Float64Array(rings);
+    this.#phase = new Float64Array(rings);
   }
 
-  /** Whether the sample is one of the handler's ticks. Called for every sample of the event on the ring, in order. */
-  ticks(ring: number, timeNs: number, period: number): boolean {
-    const pace = this.pace;
-    if (pace.kind === "every") return true;
-    const state = this.#state;
-    if (pace.kind === "time") {
-      const due = state[ring];
-      if (timeNs < due) return false;
-      // Keeping the phase keeps the mean rate; after a pause there is no burst to catch up.
-      const next = due + pace.intervalNs;
-      state[ring] = next > timeNs ? next : timeNs + pace.intervalNs;
-      return true;
+  /** Called once for every batch that holds samples of the event, in order. */
+  mark(batch: BatchIndex, ring: number): void {
+    const { pace, ticks } = this;
+    const phase = this.#phase;
+    if (pace.kind === "every") {
+      ticks.fill(1, 0, batch.count);
+      return;
     }
-    const counted = state[ring] + period;
-    if (counted < pace.period) {
-      state[ring] = counted;
-      return false;
+    for (let i = 0; i < batch.count; i++) {
+      if (batch.event[i] !== this.#event) continue;
+      if (pace.kind === "time") {
+        const timeNs = batch.time[i];
+        const due = phase[ring];
+        ticks[i] = timeNs < due ? 0 : 1;
+        if (timeNs < due) continue;
+        // Keeping the phase keeps the mean rate; after a pause there is no burst to catch up.
+        const next = due + pace.intervalNs;
+        phase[ring] = next > timeNs ? next : timeNs + pace.intervalNs;
+      } else {
+        const counted = phase[ring] + batch.period[i];
+        ticks[i] = counted < pace.period ? 0 : 1;
+        phase[ring] = counted < pace.period ? counted : counted % pace.period;
+      }
     }
-    state[ring] = counted % pace.period;
-    return true;
   }
 }
 

@@ -8,6 +8,7 @@ import { tableLayout } from "../../registry/layout.js";
 import { TableWalker } from "../../registry/walk.js";
 import { AtomicDoorbell, AtomicWords } from "../../registry/words.js";
 import { monotonicClock } from "../clock.js";
+import { SegmentWriter } from "../delivery/segments.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
@@ -38,6 +39,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     walker: new TableWalker(new AtomicWords(memory), layout, setup.index, new AtomicDoorbell(setup.removalBell)),
     counters: new SlotCounters(memory, layout),
     stats,
+    segments: new SegmentWriter(setup.segments),
     dirty: new Int32Array(setup.dirty),
     now: monotonicClock(),
     clockIsMonotonic: setup.clockIsMonotonic,
@@ -90,7 +92,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       if (control.kind === "stop") return;
     }
     drain();
-    const interval = dispatcher.flushIntervalMs();
+    const interval = dispatcher.flushIntervalMs;
     for (let i = 0; i < fds.length; i++) pollFds[2 * i + 1] = POLLIN;
     poll(pollFds, fds.length, interval < 0 ? POLL_FOREVER : pollMs(interval));
     stats.words[DISPATCHER_STAT.WAKEUPS] += 1;

@@ -1,6 +1,7 @@
 /** A grpc-js server stream as delivery sees it. */
 import { type ServerWritableStream, status } from "@grpc/grpc-js";
 import type { DeliveryStream } from "../delivery/delivery.js";
+import type { WireMessage } from "../delivery/message.js";
 
 /** http2.constants.NGHTTP2_CANCEL */
 const HTTP2_CANCEL = 8;
@@ -24,14 +25,14 @@ export class CallStream implements DeliveryStream {
     this.#onBroken = listener;
   }
 
-  write(bytes: Uint8Array, written: () => void): void {
-    const message: PassThrough = { bytes, serialized: false };
-    this.#call.write(message, (error: Error | null | undefined) => {
+  write(message: WireMessage, written: () => void): void {
+    const passed: PassThrough = { message, serialized: false };
+    this.#call.write(passed, (error: Error | null | undefined) => {
       if (!error) written();
     });
-    // The bytes are used again for the next message, so grpc-js must have framed (and copied) them by now. It has, as
-    // long as one message is written at a time; should a version of it come that has not, stop here, not in the data.
-    if (!message.serialized && !this.#call.cancelled) throw new Error("grpc-js did not serialize the message at once");
+    // The message's memory is used again at once, so grpc-js must have framed (and copied) it by now. It has, as long as
+    // one message is written at a time; should a version of it come that has not, stop here, not in the data.
+    if (!passed.serialized && !this.#call.cancelled) throw new Error("grpc-js did not serialize the message at once");
   }
 
   end(): void {
@@ -54,11 +55,15 @@ interface Http2Resettable {
 }
 
 export interface PassThrough {
-  readonly bytes: Uint8Array;
+  readonly message: WireMessage;
   serialized: boolean;
 }
 
-export function serializePassThrough(message: PassThrough): Buffer {
-  message.serialized = true;
-  return message.bytes as Buffer;
+/**
+ * grpc-js frames what this returns by its byteLength and its copy(target, at), and touches nothing else of it: that lets
+ * a message gather its parts straight into the frame.
+ */
+export function serializePassThrough(passed: PassThrough): Buffer {
+  passed.serialized = true;
+  return passed.message as Buffer;
 }

@@ -7,7 +7,7 @@ import type { Handler } from "../broker/handler.js";
 import { resolvedEventMessage } from "../broker/messages.js";
 import type { RegisterRequestMessage } from "../broker/request.js";
 import { eventBooksMessages } from "../delivery/control-messages.js";
-import type { HandlerSnapshot, Snapshot } from "../observe/snapshot.js";
+import type { HandlerSnapshot, MemoryPart, Snapshot } from "../observe/snapshot.js";
 import { CallStream, type PassThrough } from "./call-stream.js";
 import { toCallError } from "./status.js";
 
@@ -170,7 +170,7 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
 }
 
 function statusMessage(parts: ServiceParts): object {
-  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity } = parts.snapshot();
+  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory } = parts.snapshot();
   const { listen, metrics } = parts.addresses();
   return {
     version,
@@ -214,5 +214,14 @@ function statusMessage(parts: ServiceParts): object {
     capacity,
     default_event: source.defaultEvent,
     clock: source.clock,
+    memory: {
+      segments: memoryPartMessage(memory.segments),
+      outboxes: memoryPartMessage(memory.outboxes),
+      streams: memoryPartMessage(memory.streams),
+    },
   };
+}
+
+function memoryPartMessage({ usedBytes, peakBytes, limitBytes }: MemoryPart): object {
+  return { used_bytes: usedBytes, peak_bytes: peakBytes, limit_bytes: limitBytes };
 }

@@ -8,11 +8,13 @@ import type { Broker } from "../broker/broker.js";
 import type { Handler } from "../broker/handler.js";
 import type { Tally } from "../broker/tally.js";
 import type { NsClock } from "../clock.js";
+import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
+import type { ArenaUse } from "../delivery/segments.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
 import { snapshotHistograms } from "./histogram.js";
 import type { SlowDispatchWatch } from "./slow-dispatch.js";
-import type { EventSnapshot, HandlerSnapshot, LossSnapshot, Snapshot } from "./snapshot.js";
+import type { EventSnapshot, HandlerSnapshot, LossSnapshot, MemoryPart, MemorySnapshot, Snapshot } from "./snapshot.js";
 
 export interface CollectParts {
   readonly version: string;
@@ -28,6 +30,8 @@ export interface CollectParts {
   readonly slowDispatches: SlowDispatchWatch;
   readonly removalWait: Float64Array;
   readonly dispatchToStream: Float64Array;
+  readonly sampleToStream: Float64Array;
+  readonly budgets: { readonly outboxes: MemoryBudget; readonly streams: StreamMemory };
   readonly startedNs: number;
   readonly now: NsClock;
 }
@@ -88,12 +92,32 @@ export function collect(parts: CollectParts): Snapshot {
       source.clockIsMonotonic ? host.threads.map(({ stats }) => stats.ringToDispatch) : [],
     ),
     dispatchToStream: snapshotHistograms([parts.dispatchToStream]),
+    sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
+    memory: memorySnapshot(parts),
     removalWait: snapshotHistograms([parts.removalWait]),
   };
 }
 
 function countOf(losses: readonly LossSnapshot[], reason: string): number {
   return losses.find((loss) => loss.reason === reason)?.count ?? 0;
+}
+
+function memorySnapshot({ host, budgets }: CollectParts): MemorySnapshot {
+  const arenas = host.threads.map(({ segments }) => segments.use());
+  const total = (pick: (arena: ArenaUse) => number): number => arenas.reduce((sum, arena) => sum + pick(arena), 0);
+  return {
+    segments: {
+      usedBytes: total((arena) => arena.usedBytes),
+      peakBytes: total((arena) => arena.peakBytes),
+      limitBytes: total((arena) => arena.capacityBytes),
+    },
+    outboxes: memoryPart(budgets.outboxes),
+    streams: memoryPart(budgets.streams),
+  };
+}
+
+function memoryPart({ usedBytes, peakBytes, limitBytes }: MemoryPart): MemoryPart {
+  return { usedBytes, peakBytes, limitBytes };
 }
 
 /** One event's counters over all dispatchers. */

@@ -1,6 +1,6 @@
 /** Every metric family that nmid exports of itself: names, help and how values follow from a snapshot. */
 import type { EventRow, HandlerRow } from "./series.js";
-import type { DispatcherSnapshot, HistogramSnapshot, LossSnapshot, Snapshot } from "./snapshot.js";
+import type { DispatcherSnapshot, HistogramSnapshot, LossSnapshot, MemoryPart, Snapshot } from "./snapshot.js";
 
 export type Labels = Readonly<Record<string, string>>;
 
@@ -61,12 +61,26 @@ function perDispatcher(name: string, help: string, value: (d: DispatcherSnapshot
   };
 }
 
+function memory(name: string, help: string, value: (part: MemoryPart) => number): Family<number> {
+  return {
+    name,
+    help,
+    labelNames: ["part"],
+    values: ({ snapshot }) =>
+      (["segments", "outboxes", "streams"] as const).map((part) => ({
+        labels: { part },
+        value: value(snapshot.memory[part]),
+      })),
+  };
+}
+
 function byReason(labels: Labels, losses: readonly LossSnapshot[]): Series<number>[] {
   return losses.map(({ reason, count }) => ({ labels: { ...labels, reason }, value: count }));
 }
 
 const REASONS =
   "QUEUE_FULL and QUEUE_DROPPED_OLDEST: the consumer reads too slowly, give it a larger queue or a lower rate; " +
+  "MEMORY: the same, and all queues together came near limits.memory_max_bytes; " +
   "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
   "DISCARDED, SHUTDOWN: asked for";
 
@@ -235,6 +249,22 @@ export const GAUGES: readonly Family<number>[] = [
     (h) => h.subscribed,
   ),
 
+  memory(
+    "nmid_memory_bytes",
+    "What consumers make the daemon hold. segments: samples that wait for their streams; outboxes: one for each handler; streams: messages that the transport has not taken yet. Near nmid_memory_limit_bytes: consumers read too slowly, and those that hold most begin to lose samples with the reason MEMORY.",
+    (part) => part.usedBytes,
+  ),
+  memory(
+    "nmid_memory_peak_bytes",
+    "The most that nmid_memory_bytes has been since the daemon started.",
+    (part) => part.peakBytes,
+  ),
+  memory(
+    "nmid_memory_limit_bytes",
+    "Bounds of nmid_memory_bytes; together limits.memory_max_bytes.",
+    (part) => part.limitBytes,
+  ),
+
   {
     name: "nmid_source_info",
     help: "Where samples come from. Always 1; kind is perf (this machine's kernel), replay (a recording) or synthetic (a load generator).",
@@ -272,11 +302,12 @@ export const GAUGES: readonly Family<number>[] = [
 export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
   {
     name: "nmid_dispatch_latency_seconds",
-    help: "Age of samples by stage. ring_to_dispatch: from the interrupt to the dispatch; grows when dispatchers lack CPU or rings are drained late (a consumer's flush interval sets how late). dispatch_to_stream: from there to the gRPC stream; grows when the main thread is busy or consumers read slowly. ring_to_dispatch stays empty where the source's clock is not this machine's.",
+    help: "Age of samples by stage. ring_to_dispatch: from the interrupt to the dispatch; grows when dispatchers lack CPU or rings are drained late (a consumer's flush interval sets how late). dispatch_to_stream: from there to the gRPC stream; grows when the main thread is busy or consumers read slowly. sample_to_stream: both together, of what was delivered. ring_to_dispatch and sample_to_stream stay empty where the source's clock is not this machine's.",
     labelNames: ["stage"],
     values: ({ snapshot }) => [
       { labels: { stage: "ring_to_dispatch" }, value: snapshot.ringToDispatch },
       { labels: { stage: "dispatch_to_stream" }, value: snapshot.dispatchToStream },
+      { labels: { stage: "sample_to_stream" }, value: snapshot.sampleToStream },
     ],
   },
   total(

@@ -97,6 +97,12 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     },
     ringToDispatch: histogramOf(500, 1_500, 1_500, 3_000_000, 20e9),
     dispatchToStream: histogramOf(),
+    sampleToStream: histogramOf(700),
+    memory: {
+      segments: { usedBytes: 1, peakBytes: 2, limitBytes: 3 },
+      outboxes: { usedBytes: 4, peakBytes: 5, limitBytes: 6 },
+      streams: { usedBytes: 7, peakBytes: 8, limitBytes: 9 },
+    },
     removalWait: histogramOf(0),
     ...change,
   };

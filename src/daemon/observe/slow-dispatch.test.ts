@@ -22,7 +22,7 @@ function setUp(thresholdUs = 1000) {
   );
   // The watch looks at these alone.
   const handler = (slot: number) => ({ id: slot + 100, handle: { slot }, spec: { name: `h${slot}` } }) as Handler;
-  const dispatch = (slot: number, us: number, d = 0): void => counters.countDispatch(slot, d, 1, 0, us * 1000, 1);
+  const dispatch = (slot: number, us: number, d = 0): void => counters.countDispatch(slot, d, 1, 0, 0, us * 1000, 1);
   return { watch, reports, clock, handler, dispatch };
 }
 

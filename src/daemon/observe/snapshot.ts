@@ -67,6 +67,21 @@ export interface HandlerSnapshot {
   readonly dispatchTime: HistogramSnapshot;
 }
 
+/** One part of what consumers can make the daemon hold. */
+export interface MemoryPart {
+  readonly usedBytes: number;
+  readonly peakBytes: number;
+  readonly limitBytes: number;
+}
+
+export interface MemorySnapshot {
+  /** Encoded samples that wait for their streams. */
+  readonly segments: MemoryPart;
+  readonly outboxes: MemoryPart;
+  /** Messages that the transport has not taken yet. */
+  readonly streams: MemoryPart;
+}
+
 export interface Snapshot {
   readonly version: string;
   readonly source: {
@@ -104,6 +119,9 @@ export interface Snapshot {
   readonly ringToDispatch: HistogramSnapshot;
   /** From dispatch to the write on the gRPC stream, per sample. */
   readonly dispatchToStream: HistogramSnapshot;
+  /** From a sample's own time to the write on the gRPC stream. Empty where the source's clock is not this machine's. */
+  readonly sampleToStream: HistogramSnapshot;
+  readonly memory: MemorySnapshot;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }

@@ -1,0 +1,206 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { seededRandom } from "../../pmu/software/random.js";
+import { TestArena } from "./delivery.test-support.js";
+import {
+  allocateArena,
+  SEGMENT_BYTES_MIN,
+  SEGMENT_HEADER_BYTES,
+  SegmentReader,
+  SegmentWriter,
+  SLAB_BYTES,
+} from "./segments.js";
+
+interface Held {
+  readonly segment: number;
+  readonly fill: number;
+  readonly bytes: number;
+  references: number;
+}
+
+function contentOf(reader: SegmentReader, segment: number): Uint8Array {
+  const at = reader.payloadAt(segment);
+  return reader.bytes.subarray(at, at + reader.payloadBytes(segment));
+}
+
+describe("segments", () => {
+  it("are the next power of two that holds header and payload", () => {
+    for (const [payload, bytes] of [
+      [0, SEGMENT_BYTES_MIN],
+      [SEGMENT_BYTES_MIN - SEGMENT_HEADER_BYTES, SEGMENT_BYTES_MIN],
+      [SEGMENT_BYTES_MIN - SEGMENT_HEADER_BYTES + 1, 2 * SEGMENT_BYTES_MIN],
+      [16 * 1024 - SEGMENT_HEADER_BYTES, 16 * 1024],
+      [65_536 + 100, SLAB_BYTES],
+    ]) {
+      assert.equal(SegmentWriter.bytesFor(payload), bytes);
+      const { writer, reader } = new TestArena();
+      const segment = writer.allocate(payload);
+      assert.equal(writer.segmentBytes, bytes);
+      assert.equal(reader.segmentBytes(segment), bytes);
+      assert.equal(reader.payloadBytes(segment), payload);
+      assert.equal(writer.payloadWord(segment) * 4, reader.payloadAt(segment));
+      assert.equal(reader.payloadAt(segment) % 8, 0);
+    }
+  });
+
+  it("say what is in them", () => {
+    const { writer, reader } = new TestArena();
+    const segment = writer.allocate(100);
+    writer.describe(segment, 1, 2 ** 40, 3, 4, 5);
+    const facts = { samples: 0, period: 0, firstNs: 0, lastNs: 0, dispatchNs: 0 };
+    reader.readFacts(segment, facts);
+    assert.deepEqual(facts, { samples: 1, period: 2 ** 40, firstNs: 3, lastNs: 4, dispatchNs: 5 });
+  });
+
+  it("are taken until the arena is full, whichever their size, and larger ones than a slab never", () => {
+    for (let bytes = SEGMENT_BYTES_MIN; bytes <= SLAB_BYTES; bytes *= 2) {
+      const { writer, reader } = new TestArena(4 * SLAB_BYTES);
+      let segments = 0;
+      const seen = new Set<number>();
+      for (let segment = writer.allocate(bytes - SEGMENT_HEADER_BYTES); segment >= 0; ) {
+        seen.add(segment);
+        segments++;
+        segment = writer.allocate(bytes - SEGMENT_HEADER_BYTES);
+      }
+      assert.equal(segments, (4 * SLAB_BYTES) / bytes);
+      assert.equal(seen.size, segments);
+      assert.deepEqual(reader.use(), {
+        usedBytes: 4 * SLAB_BYTES,
+        peakBytes: 4 * SLAB_BYTES,
+        capacityBytes: 4 * SLAB_BYTES,
+        exhausted: 1,
+      });
+    }
+    assert.equal(new TestArena().writer.allocate(SLAB_BYTES), -1);
+  });
+
+  it("are free when nobody was given them", () => {
+    const { writer, reader } = new TestArena();
+    const segment = writer.allocate(100);
+    writer.publish(segment, 0);
+    assert.equal(reader.use().usedBytes, 0);
+    assert.equal(writer.allocate(100), segment);
+  });
+
+  it("stay while one reference is left, whether it is dropped before they are published or after", () => {
+    const { writer, reader } = new TestArena();
+    const segment = writer.allocate(100);
+    reader.release(segment);
+    writer.publish(segment, 3);
+    reader.release(segment);
+    writer.reclaim();
+    assert.ok(reader.use().usedBytes > 0);
+    reader.release(segment);
+    writer.reclaim();
+    assert.equal(reader.use().usedBytes, 0);
+    const early = writer.allocate(100);
+    reader.release(early);
+    writer.publish(early, 1);
+    assert.equal(reader.use().usedBytes, 0, "the last reference was dropped before: the dispatcher frees it");
+  });
+
+  it("leave whole slabs behind, which any size may take", () => {
+    const { writer, reader } = new TestArena(2 * SLAB_BYTES);
+    for (const bytes of [128, 16 * 1024, SLAB_BYTES, 1024]) {
+      const held: number[] = [];
+      for (let segment = writer.allocate(bytes - 64); segment >= 0; segment = writer.allocate(bytes - 64))
+        held.push(segment);
+      assert.equal(held.length, (2 * SLAB_BYTES) / bytes);
+      for (const segment of held) {
+        writer.publish(segment, 1);
+        reader.release(segment);
+      }
+      writer.reclaim();
+    }
+    assert.equal(reader.use().usedBytes, 0);
+  });
+
+  it("of long life gather in few slabs", () => {
+    const { writer, reader } = new TestArena(256 * SLAB_BYTES);
+    const random = seededRandom(11);
+    const kept: number[] = [];
+    let passing: number[] = [];
+    // One in fifty is kept for good, as a stuck reader keeps what it was given.
+    for (let i = 0; i < 200_000; i++) {
+      const segment = writer.allocate(1000);
+      assert.ok(segment >= 0);
+      writer.publish(segment, 1);
+      if (random() < 0.02) kept.push(segment);
+      else passing.push(segment);
+      if (passing.length < 500) continue;
+      for (const segment of passing) reader.release(segment);
+      passing = [];
+      writer.reclaim();
+    }
+    const slabs = new Set(kept.map((segment) => Math.floor((segment * SEGMENT_BYTES_MIN) / SLAB_BYTES)));
+    const least = Math.ceil((kept.length * 2048) / SLAB_BYTES);
+    // At the front edge what is kept still lies among what passes.
+    assert.ok(slabs.size <= least * 2 + 8, `${slabs.size} slabs for what fits ${least}`);
+  });
+
+  for (const seed of [1, 2, 3]) {
+    it(`are never given out twice, and keep what is in them: random life, seed ${seed}`, () => {
+      const random = seededRandom(seed);
+      const below = (n: number): number => Math.floor(random() * n);
+      const buffer = allocateArena(16 * SLAB_BYTES);
+      let writer = new SegmentWriter(buffer);
+      const reader = new SegmentReader(buffer);
+      const held: Held[] = [];
+      let exhausted = 0;
+      for (let step = 0; step < 30_000; step++) {
+        if (below(2) === 0) {
+          const payload = 1 + below(2 ** (4 + below(12)));
+          const segment = writer.allocate(payload);
+          if (segment < 0) exhausted++;
+          else {
+            const fill = below(256);
+            new Uint8Array(buffer, writer.payloadWord(segment) * 4, payload).fill(fill);
+            const references = below(4);
+            writer.publish(segment, references);
+            if (references > 0) held.push({ segment, fill, bytes: writer.segmentBytes, references });
+          }
+        } else if (held.length > 0) {
+          const index = below(held.length);
+          const one = held[index];
+          assert.ok(contentOf(reader, one.segment).every((byte) => byte === one.fill));
+          reader.release(one.segment);
+          if (--one.references === 0) held.splice(index, 1);
+        }
+        if (below(20) === 0) writer.reclaim();
+        if (below(3000) === 0) {
+          // The dispatcher dies with a segment half filled, and another takes over.
+          writer.allocate(1 + below(1000));
+          reader.recount((count) => {
+            for (const { segment, references } of held) for (let i = 0; i < references; i++) count(segment);
+          });
+          writer = new SegmentWriter(buffer);
+          assert.equal(
+            reader.use().usedBytes,
+            held.reduce((sum, { bytes }) => sum + bytes, 0),
+          );
+        }
+      }
+      assert.ok(exhausted > 0);
+      for (const { segment, references } of held) for (let i = 0; i < references; i++) reader.release(segment);
+      writer.reclaim();
+      assert.equal(reader.use().usedBytes, 0);
+    });
+  }
+});
+
+describe("an outbox's share of the segments", () => {
+  it("shrinks as they are used, leaving room for others, and never below what a quick reader needs", () => {
+    const { writer, reader } = new TestArena(64 * SLAB_BYTES);
+    assert.equal(writer.findShare(), 32 * SLAB_BYTES);
+    // Readers that are stuck take what they may, one after the other.
+    for (let stuck = 0; stuck < 5; stuck++) {
+      const share = writer.findShare();
+      for (let used = 0; used + SLAB_BYTES <= share; used += SLAB_BYTES)
+        assert.ok(writer.allocate(SLAB_BYTES - 64) >= 0);
+      assert.ok(writer.findShare() < share);
+    }
+    assert.equal(reader.shareBytes, writer.findShare());
+    while (writer.allocate(SLAB_BYTES - 64) >= 0);
+    assert.equal(writer.findShare(), 32 * 1024);
+  });
+});

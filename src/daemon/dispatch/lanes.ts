@@ -1,0 +1,409 @@
+/**
+ * Lanes: handlers that want the same samples in the same shape share one selection and one encoding. A dispatcher's own
+ * affair, no thread but its own sees them.
+ *
+ * What makes a lane: event, rate, filter, fields. Lanes of one rate tick together (thinning.ts), so all that
+ * distinguishes two lanes of one key is what they carry: a handler that joins begins with nothing carried, beside a lane
+ * that is in the middle of something; as soon as the two carry the same they are one.
+ *
+ * Which lanes want a sample is found by index where their filter names pids, uids, cgroups or CPUs: a thousand lanes of
+ * a pid each cost a look-up a sample, not a thousand tests.
+ */
+import { type BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
+import type { DispatcherRing } from "./dispatcher.js";
+import type { Selection } from "./encode.js";
+import {
+  dimensionValue,
+  type FilterDimension,
+  type FilterSpec,
+  filterKey,
+  indexedBy,
+  type OwnerCache,
+  SampleFilter,
+} from "./filter.js";
+import type { AttachedEvent } from "./messages.js";
+import { type EventPace, paceFor, Ticker } from "./thinning.js";
+
+const NEVER = -1;
+const NO_PAIR = -1;
+
+/** What one handler wants of one event. */
+export interface LaneRequest {
+  readonly event: AttachedEvent;
+  readonly filter: FilterSpec;
+  readonly callchain: boolean;
+}
+
+export class Lane {
+  readonly key: string;
+  /** Armed event. */
+  readonly event: number;
+  readonly ticker: Ticker;
+  readonly filter: SampleFilter;
+  readonly callchain: boolean;
+  /** Weight of matching samples left out since the last one sent, by ring. */
+  readonly carry: Float64Array;
+  carried = 0;
+  /** Handlers that have joined. */
+  members = 0;
+
+  /** Serial number of the batch that what follows is about. */
+  serial = NEVER;
+  /** The lane's part of the selections. */
+  from = 0;
+  to = 0;
+  /** Sum of the selected samples' weights. */
+  weight = 0;
+  /** The lane's chunks; none before they are encoded. */
+  chunkFrom = 0;
+  chunkTo = 0;
+  /** Whether the lane carried anything when the batch began. */
+  carriedBefore = false;
+  /** A handler has been offered the batch. */
+  offered = false;
+
+  /** Where the indexed samples of the batch begin and end in the list of pairs. */
+  firstPair = NO_PAIR;
+  lastPair = NO_PAIR;
+
+  constructor(key: string, event: number, ticker: Ticker, filter: SampleFilter, callchain: boolean, rings: number) {
+    this.key = key;
+    this.event = event;
+    this.ticker = ticker;
+    this.filter = filter;
+    this.callchain = callchain;
+    this.carry = new Float64Array(rings);
+  }
+
+  carriesSameAs(other: Lane): boolean {
+    return this.carry.every((weight, ring) => weight === other.carry[ring]);
+  }
+}
+
+/** Selections of all lanes, one behind the other; grows to what one batch has ever needed. */
+class SelectionPool implements Selection {
+  sample = new Uint32Array(4096);
+  period = new Float64Array(4096);
+  end = 0;
+
+  reserve(more: number): void {
+    if (this.end + more <= this.sample.length) return;
+    const length = 2 ** Math.ceil(Math.log2(this.end + more));
+    const [sample, period] = [new Uint32Array(length), new Float64Array(length)];
+    sample.set(this.sample);
+    period.set(this.period);
+    this.sample = sample;
+    this.period = period;
+  }
+}
+
+/** Which sample goes to which lane, as linked lists, one a lane. */
+class PairPool {
+  sample = new Uint32Array(4096);
+  next = new Int32Array(4096);
+  end = 0;
+
+  add(lane: Lane, sample: number): void {
+    if (this.end === this.sample.length) this.#grow();
+    const pair = this.end++;
+    this.sample[pair] = sample;
+    this.next[pair] = NO_PAIR;
+    if (lane.lastPair === NO_PAIR) lane.firstPair = pair;
+    else this.next[lane.lastPair] = pair;
+    lane.lastPair = pair;
+  }
+
+  #grow(): void {
+    const [sample, next] = [new Uint32Array(this.end * 2), new Int32Array(this.end * 2)];
+    sample.set(this.sample);
+    next.set(this.next);
+    this.sample = sample;
+    this.next = next;
+  }
+}
+
+type LaneIndex = Map<number, Lane[]>;
+
+/** The lanes of one armed event. */
+interface EventLanes {
+  readonly tickers: Map<string, { readonly ticker: Ticker; readonly wanted: AttachedEvent; lanes: number }>;
+  /** Lanes whose filter no index helps with. */
+  scanned: Lane[];
+  readonly indexes: Map<FilterDimension, LaneIndex>;
+  /** A lane that took every sample of the batch, with callchains and without: others that do need not select again. */
+  readonly whole: [Lane | null, Lane | null];
+}
+
+export class LaneTable {
+  readonly selections = new SelectionPool();
+  /** Lanes that were selected for in the batch. */
+  readonly prepared: Lane[] = [];
+  preparedCount = 0;
+  /** By event: samples of the batch that some handler was offered in a lane that took them. */
+  readonly claimed = new Uint32Array(EVENTS_MAX);
+  readonly #rings: readonly DispatcherRing[];
+  readonly #owners: OwnerCache;
+  readonly #pairs = new PairPool();
+  readonly #byKey = new Map<string, Lane[]>();
+  readonly #byEvent: (EventLanes | null)[] = new Array(EVENTS_MAX).fill(null);
+  /** Keys with more than one lane, which may have come to carry the same. */
+  readonly #split = new Set<string>();
+  readonly #touched: Lane[] = [];
+
+  constructor(rings: readonly DispatcherRing[], owners: OwnerCache) {
+    this.#rings = rings;
+    this.#owners = owners;
+  }
+
+  get size(): number {
+    let lanes = 0;
+    for (const same of this.#byKey.values()) lanes += same.length;
+    return lanes;
+  }
+
+  setPace(event: number, pace: EventPace): void {
+    for (const { ticker, wanted } of this.#byEvent[event]?.tickers.values() ?? []) ticker.pace = paceFor(wanted, pace);
+  }
+
+  /**
+   * The lane that a handler begins in: one that carried nothing when batch `serial` began, or a new one, which has
+   * selected nothing of the batch yet.
+   */
+  join(request: LaneRequest, pace: EventPace, serial: number): Lane {
+    const { event, filter, callchain } = request;
+    const rate = `${event.frequencyHz}/${event.period}`;
+    const key = `${event.armed} ${rate} ${callchain} ${filterKey(filter)}`;
+    const same = this.#byKey.get(key) ?? [];
+    let lane = same.find((other) => !(other.serial === serial ? other.carriedBefore : other.carried !== 0));
+    if (lane === undefined) {
+      lane = this.#open(key, rate, request, pace);
+      same.push(lane);
+      this.#byKey.set(key, same);
+      if (same.length > 1) this.#split.add(key);
+    }
+    lane.members++;
+    return lane;
+  }
+
+  #open(key: string, rate: string, { event, filter, callchain }: LaneRequest, pace: EventPace): Lane {
+    this.#byEvent[event.armed] ??= { tickers: new Map(), scanned: [], indexes: new Map(), whole: [null, null] };
+    const lanes = this.#byEvent[event.armed] as EventLanes;
+    const known = lanes.tickers.get(rate);
+    const ticker = known?.ticker ?? new Ticker(event.armed, paceFor(event, pace), this.#rings.length);
+    lanes.tickers.set(rate, { ticker, wanted: event, lanes: (known?.lanes ?? 0) + 1 });
+    const lane = new Lane(
+      key,
+      event.armed,
+      ticker,
+      new SampleFilter(filter, this.#owners),
+      callchain,
+      this.#rings.length,
+    );
+    const by = indexedBy(filter);
+    if (by === null) lanes.scanned.push(lane);
+    else {
+      const index = lanes.indexes.get(by.dimension) ?? new Map<number, Lane[]>();
+      lanes.indexes.set(by.dimension, index);
+      for (const value of by.values) index.set(value, [...(index.get(value) ?? []), lane]);
+    }
+    return lane;
+  }
+
+  leave(lane: Lane): void {
+    if (--lane.members === 0) this.#close(lane);
+  }
+
+  #close(lane: Lane): void {
+    const same = (this.#byKey.get(lane.key) ?? []).filter((other) => other !== lane);
+    if (same.length === 0) this.#byKey.delete(lane.key);
+    else this.#byKey.set(lane.key, same);
+    if (same.length < 2) this.#split.delete(lane.key);
+    const lanes = this.#byEvent[lane.event] as EventLanes;
+    for (const [rate, user] of lanes.tickers) {
+      if (user.ticker === lane.ticker && --user.lanes === 0) lanes.tickers.delete(rate);
+    }
+    lanes.scanned = lanes.scanned.filter((other) => other !== lane);
+    for (const [dimension, index] of lanes.indexes) {
+      for (const [value, list] of index) {
+        if (!list.includes(lane)) continue;
+        const rest = list.filter((other) => other !== lane);
+        if (rest.length === 0) index.delete(value);
+        else index.set(value, rest);
+      }
+      if (index.size === 0) lanes.indexes.delete(dimension);
+    }
+    if (lanes.tickers.size === 0) this.#byEvent[lane.event] = null;
+  }
+
+  /** Lanes of one key that have come to carry the same become one; `move` is told whose handlers go where. */
+  merge(move: (from: Lane, to: Lane) => void): void {
+    for (const key of this.#split) {
+      const same = this.#byKey.get(key) as Lane[];
+      const kept: Lane[] = [];
+      for (const lane of same) {
+        const twin = kept.find((other) => other.carriesSameAs(lane));
+        if (twin === undefined) {
+          kept.push(lane);
+          continue;
+        }
+        twin.members += lane.members;
+        move(lane, twin);
+        this.#close(lane);
+      }
+    }
+  }
+
+  /** Selects for every lane what it takes of the batch, which is `ring`'s. */
+  prepare(batch: BatchIndex, ring: number, serial: number, nowNs: number): void {
+    this.selections.end = 0;
+    this.#pairs.end = 0;
+    this.preparedCount = 0;
+    for (let event = 0; event < EVENTS_MAX; event++) {
+      const lanes = this.#byEvent[event];
+      if (lanes === null || batch.countOf[event] === 0) continue;
+      for (const { ticker } of lanes.tickers.values()) ticker.mark(batch, ring);
+      lanes.whole[0] = null;
+      lanes.whole[1] = null;
+      for (const lane of lanes.scanned) this.select(lane, batch, ring, serial, nowNs);
+      if (lanes.indexes.size > 0) this.#selectIndexed(event, lanes, batch, ring, serial, nowNs);
+    }
+  }
+
+  /** A handler has opened the lane in the middle of the batch. */
+  prepareNew(lane: Lane, batch: BatchIndex, ring: number, serial: number, nowNs: number): void {
+    const lanes = this.#byEvent[lane.event] as EventLanes;
+    // The first lane of its rate: nobody has marked the batch. Any other lane's ticks are marked already.
+    for (const user of lanes.tickers.values()) {
+      if (user.ticker === lane.ticker && user.lanes === 1) lane.ticker.mark(batch, ring);
+    }
+    this.select(lane, batch, ring, serial, nowNs);
+  }
+
+  #selectIndexed(
+    event: number,
+    { indexes }: EventLanes,
+    batch: BatchIndex,
+    ring: number,
+    serial: number,
+    nowNs: number,
+  ): void {
+    const { cpu, reader } = this.#rings[ring];
+    const touched = this.#touched;
+    let count = 0;
+    for (const [dimension, index] of indexes) {
+      for (let i = 0; i < batch.count; i++) {
+        if (batch.event[i] !== event) continue;
+        const lanes = index.get(dimensionValue(dimension, batch, reader, i, cpu, this.#owners, nowNs));
+        if (lanes === undefined) continue;
+        for (const lane of lanes) {
+          if (lane.firstPair === NO_PAIR) touched[count++] = lane;
+          this.#pairs.add(lane, i);
+        }
+      }
+    }
+    for (let t = 0; t < count; t++) this.select(touched[t], batch, ring, serial, nowNs);
+  }
+
+  #begin(lane: Lane, serial: number): void {
+    lane.serial = serial;
+    lane.from = this.selections.end;
+    lane.to = lane.from;
+    lane.weight = 0;
+    lane.chunkFrom = 0;
+    lane.chunkTo = 0;
+    lane.carriedBefore = lane.carried !== 0;
+    lane.offered = false;
+    this.prepared[this.preparedCount++] = lane;
+  }
+
+  /** From the lane's pairs where an index has found them, else from all samples of the batch. */
+  select(lane: Lane, batch: BatchIndex, ring: number, serial: number, nowNs: number): void {
+    this.#begin(lane, serial);
+    const isWhole = lane.filter.passesAll && lane.ticker.pace.kind === "every" && lane.carry[ring] === 0;
+    if (isWhole) {
+      this.#selectWhole(lane, batch);
+      return;
+    }
+    const pairs = this.#pairs;
+    if (lane.firstPair === NO_PAIR) {
+      this.selections.reserve(batch.countOf[lane.event]);
+      for (let i = 0; i < batch.count; i++)
+        if (batch.event[i] === lane.event) this.#consider(lane, batch, ring, i, nowNs);
+    } else {
+      for (let pair = lane.firstPair; pair !== NO_PAIR; pair = pairs.next[pair]) {
+        this.selections.reserve(1);
+        this.#consider(lane, batch, ring, pairs.sample[pair], nowNs);
+      }
+      lane.firstPair = NO_PAIR;
+      lane.lastPair = NO_PAIR;
+    }
+    lane.carried = 0;
+    for (const weight of lane.carry) lane.carried += weight;
+  }
+
+  #consider(lane: Lane, batch: BatchIndex, ring: number, i: number, nowNs: number): void {
+    const { filter } = lane;
+    const { cpu, reader } = this.#rings[ring];
+    if (!filter.passesAll && !filter.passes(batch, reader, i, cpu, nowNs)) return;
+    const weight = lane.carry[ring] + batch.period[i];
+    if (lane.ticker.ticks[i] === 0) {
+      lane.carry[ring] = weight;
+      return;
+    }
+    lane.carry[ring] = 0;
+    const { selections } = this;
+    selections.sample[selections.end] = i;
+    selections.period[selections.end++] = weight;
+    lane.to = selections.end;
+    lane.weight += weight;
+  }
+
+  #selectWhole(lane: Lane, batch: BatchIndex): void {
+    const { whole } = this.#byEvent[lane.event] as EventLanes;
+    const twin = whole[lane.callchain ? 1 : 0];
+    if (twin !== null) {
+      lane.from = twin.from;
+      lane.to = twin.to;
+      lane.weight = twin.weight;
+      return;
+    }
+    whole[lane.callchain ? 1 : 0] = lane;
+    const { selections } = this;
+    selections.reserve(batch.countOf[lane.event]);
+    const { sample, period } = selections;
+    let end = selections.end;
+    let weight = 0;
+    for (let i = 0; i < batch.count; i++) {
+      if (batch.event[i] !== lane.event) continue;
+      sample[end] = i;
+      period[end++] = batch.period[i];
+      weight += batch.period[i];
+    }
+    selections.end = end;
+    lane.to = end;
+    lane.weight = weight;
+  }
+
+  /** Counts in `claimed`, by event, the samples that a lane took which was offered to a handler. */
+  claim(batch: BatchIndex): void {
+    this.claimed.fill(0);
+    const { sample } = this.selections;
+    for (let p = 0; p < this.preparedCount; p++) {
+      const { offered, event, from, to } = this.prepared[p];
+      if (!offered || this.claimed[event] === batch.countOf[event]) continue;
+      for (let k = from; k < to; k++) {
+        const i = sample[k];
+        this.claimed[event] += 1 - batch.claimed[i];
+        batch.claimed[i] = 1;
+      }
+    }
+  }
+
+  /** The lane whose selection this one shares, which may be itself. */
+  leaderOf(lane: Lane): Lane {
+    const leader = this.#byEvent[lane.event]?.whole[lane.callchain ? 1 : 0];
+    return leader !== null && leader !== undefined && leader.from === lane.from && leader.to === lane.to
+      ? leader
+      : lane;
+  }
+}
