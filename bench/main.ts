@@ -2,15 +2,16 @@
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { dispatch } from "./dispatch.js";
+import { fanout } from "./fanout.js";
 import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
 import { removal } from "./removal.js";
 import { sharing } from "./sharing.js";
 
-const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, dispatch, removal };
+const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, fanout, dispatch, removal };
 
 function usage(): never {
-  console.error("usage: npm run bench -- NAME [--json FILE] [--seconds N] [--rounds N]\n");
+  console.error("usage: npm run bench -- NAME [--json FILE] [--seconds N] [--rounds N] [--subscribers N]\n");
   for (const [name, { description }] of Object.entries(benchmarks)) console.error(`  ${name}: ${description}`);
   process.exit(2);
 }
@@ -23,7 +24,10 @@ function positive(text: string | undefined, otherwise: number): number {
 function parse() {
   const string = { type: "string" } as const;
   try {
-    return parseArgs({ allowPositionals: true, options: { json: string, seconds: string, rounds: string } });
+    return parseArgs({
+      allowPositionals: true,
+      options: { json: string, seconds: string, rounds: string, subscribers: string },
+    });
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     return usage();
@@ -38,6 +42,7 @@ if (benchmark === undefined || positionals.length !== 1) usage();
 const options = {
   seconds: positive(values.seconds, benchmark.seconds),
   rounds: Math.ceil(positive(values.rounds, benchmark.rounds)),
+  subscribersMax: values.subscribers === undefined ? Number.POSITIVE_INFINITY : positive(values.subscribers, 1),
 };
 const machine = describeMachine();
 const limitsBefore = samplingLimits();

@@ -1,23 +1,30 @@
 /**
  * What many consumers of one event cost the machine: a victim's speed alone, beside one `perf record`, beside eight, and
- * beside nmid with eight subscribers. Phases are interleaved, so that what changes slowly changes all of them.
+ * beside nmid with 1 to 64 subscribers. Phases are interleaved, so that what changes slowly changes all of them.
  */
-import fs from "node:fs";
-import os from "node:os";
-import path from "node:path";
+import { type Aim, atLeast, below, formatAims } from "./lib/aim.js";
 import type { Benchmark, BenchmarkOptions } from "./lib/benchmark.js";
 import { type Consumption, type Load, nothing, type RunningLoad } from "./lib/load.js";
 import { onlineCpus, samplingLimits } from "./lib/machine.js";
-import { nmid } from "./lib/nmid.js";
+import { nmid, nmidName } from "./lib/nmid.js";
 import { perfRecord } from "./lib/perf-record.js";
-import { cpuSeconds, machineCpuSeconds } from "./lib/processes.js";
+import { withScratch } from "./lib/processes.js";
 import { median, type Spread, spread, sum } from "./lib/stats.js";
 import { renderTable } from "./lib/table.js";
+import { cpuSeconds, machineCpuSeconds } from "./lib/usage.js";
 import { compileVictim, speed, startVictims, type VictimResult } from "./lib/victim.js";
 
 const EVENT = "cpu-clock";
 const FREQUENCY_HZ = 10_000;
-const CONSUMERS = 8;
+const CONSUMERS = [1, 8, 16, 64];
+/** More of them would only say more loudly what eight say. */
+const PERF_RECORDS = 8;
+const LOSS_GROWTH_AIM = 0.1;
+/** Speed beside so many consumers, of that beside one `perf record`. */
+const OF_ONE_PERF_AIMS = [
+  [8, 0.95],
+  [64, 0.85],
+] as const;
 const BASELINE = "one perf record";
 
 interface Scenario {
@@ -169,17 +176,28 @@ async function runScenario(
   return { ...scenario, measurements, summary };
 }
 
+/** Loss of speed to 64 consumers beside that to one, and what is left of one `perf record`'s speed. */
+function aimsOf({ victimCpus, summary }: ScenarioResult): Aim[] {
+  const of = (count: number) => summary.find(({ phase }) => phase === nmidName(count)) as PhaseSummary;
+  if (victimCpus.length === 1) {
+    const loss = (count: number) => 1 - of(count).ofAlone.median;
+    return [below("one victim, growth of its loss from 1 to 64 consumers", loss(64) / loss(1) - 1, LOSS_GROWTH_AIM)];
+  }
+  return OF_ONE_PERF_AIMS.map(([count, aim]) =>
+    atLeast(`a victim on every CPU, ${count} consumers, of one perf record`, of(count).ofOnePerf.median, aim),
+  );
+}
+
 async function run(options: BenchmarkOptions): Promise<object> {
-  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-bench-"));
-  try {
+  return withScratch(async (directory) => {
     const frequencyHz = Math.min(FREQUENCY_HZ, samplingLimits().maxSampleRate);
     console.log(`${EVENT} at ${frequencyHz} Hz; ${options.rounds} rounds of ${options.seconds} s`);
     const program = compileVictim(directory);
     const loads = [
       nothing,
       perfRecord(1, EVENT, frequencyHz, directory),
-      perfRecord(CONSUMERS, EVENT, frequencyHz, directory),
-      nmid(CONSUMERS, EVENT, frequencyHz, ["--source", "perf"]),
+      perfRecord(PERF_RECORDS, EVENT, frequencyHz, directory),
+      ...CONSUMERS.map((count) => nmid(count, EVENT, frequencyHz, ["--source", "perf"])),
     ];
     const cpus = onlineCpus();
     const scenarios: Scenario[] = [
@@ -188,14 +206,14 @@ async function run(options: BenchmarkOptions): Promise<object> {
     ];
     const results: ScenarioResult[] = [];
     for (const scenario of scenarios) results.push(await runScenario(scenario, loads, program, options));
-    return { event: EVENT, frequencyHz, scenarios: results };
-  } finally {
-    fs.rmSync(directory, { recursive: true, force: true });
-  }
+    const aims = results.flatMap(aimsOf);
+    console.log(`\n${formatAims(aims)}`);
+    return { event: EVENT, frequencyHz, scenarios: results, aims };
+  });
 }
 
 export const sharing: Benchmark = {
-  description: "a victim's speed beside nmid with eight subscribers, and beside perf record",
+  description: "a victim's speed beside nmid with 1 to 64 subscribers, and beside perf record",
   seconds: 3,
   rounds: 5,
   run,

@@ -3,6 +3,8 @@ export interface BenchmarkOptions {
   /** Length of one measurement. */
   readonly seconds: number;
   readonly rounds: number;
+  /** Where a benchmark has more subscribers or handlers than this at a time, it makes do with these. */
+  readonly subscribersMax: number;
 }
 
 export interface Benchmark {

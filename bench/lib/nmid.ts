@@ -1,28 +1,30 @@
-/** One daemon and its subscribers, each in a process of its own. */
+/** One daemon and its subscribers, in processes of their own. */
 import { fileURLToPath } from "node:url";
-import { connect } from "../../clients/typescript/index.js";
-import { type RunningDaemon, spawnDaemon } from "../../test/support/daemon.js";
+import type { RunningDaemon } from "../../test/support/daemon.js";
+import { lossesOf, startDaemon } from "./daemon.js";
 import type { Consumption, Load } from "./load.js";
-import { type BenchProcess, killOnExit, startProcess } from "./processes.js";
+import { type BenchProcess, startProcess } from "./processes.js";
 
 const READER = fileURLToPath(new URL("../reader.js", import.meta.url));
+/** A process each for so many; more share them, each on a connection of its own. */
+const PROCESSES_MAX = 8;
+
+export function nmidName(count: number): string {
+  return `nmid, ${count} subscriber${count === 1 ? "" : "s"}`;
+}
 
 /** `count` subscribers on `event` of a daemon that is started for the phase with `daemonArgs`. */
 export function nmid(count: number, event: string, frequencyHz: number, daemonArgs: readonly string[]): Load {
+  const processes = Math.min(count, PROCESSES_MAX);
   return {
-    name: `nmid, ${count} subscribers`,
+    name: nmidName(count),
     start: async () => {
-      const daemon = await spawnDaemon({ args: ["--log-level", "info", ...daemonArgs] });
-      killOnExit(daemon.pid, daemon.exited);
-      const readers = Array.from({ length: count }, (_, i) =>
-        startProcess(`subscriber ${i}`, process.execPath, [
-          READER,
-          daemon.address,
-          `bench-${i}`,
-          event,
-          String(frequencyHz),
-        ]),
-      );
+      const daemon = await startDaemon(daemonArgs);
+      const readers = Array.from({ length: processes }, (_, i) => {
+        const share = Math.floor(count / processes) + (i < count % processes ? 1 : 0);
+        const args = [daemon.address, `bench-${i}`, event, frequencyHz, share].map(String);
+        return startProcess(`reader ${i}`, process.execPath, [READER, ...args]);
+      });
       const stop = () => stopAll(daemon, readers);
       try {
         await Promise.all(readers.map((reader) => reader.line(/"type":"started"/)));
@@ -45,22 +47,15 @@ export function nmid(count: number, event: string, frequencyHz: number, daemonAr
 
 async function stopAll(daemon: RunningDaemon, readers: readonly BenchProcess[]): Promise<Consumption[]> {
   try {
-    const kernelLost = await readKernelLost(daemon.address);
+    const { kernelLost } = await lossesOf(daemon);
     // The end of its input asks a reader to deregister and print its books.
     const finished = await Promise.allSettled(readers.map((reader) => reader.stop()));
     for (const outcome of finished) if (outcome.status === "rejected") throw outcome.reason;
     const reports = await Promise.all(readers.map((reader) => reader.line(/"type":"books"/)));
-    return reports.map((report) => ({ ...(JSON.parse(report) as Consumption), kernelLost }));
+    return reports.flatMap((report) =>
+      (JSON.parse(report) as { consumers: Consumption[] }).consumers.map((consumer) => ({ ...consumer, kernelLost })),
+    );
   } finally {
     await daemon.stop();
-  }
-}
-
-async function readKernelLost(address: string): Promise<number> {
-  const client = connect(address);
-  try {
-    return (await client.getStatus()).totals?.kernelLost ?? 0;
-  } finally {
-    client.close();
   }
 }

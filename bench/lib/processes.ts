@@ -2,25 +2,26 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
 import { createInterface } from "node:readline";
 import { within } from "../../test/support/within.js";
 
 const LINE_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 60_000;
-/** USER_HZ, the unit of /proc/stat and /proc/PID/stat: 100 on x86. */
-const TICKS_PER_SECOND = 100;
 
 export interface BenchProcess {
   readonly name: string;
   readonly pid: number;
   /** The first line of stdout, past or future, that matches. Rejects when the process ends before it, or takes long. */
-  line(pattern: RegExp): Promise<string>;
+  line(pattern: RegExp, timeoutMs?: number): Promise<string>;
   write(text: string): void;
   /** Sends the signal, if any, and ends the input; resolves to stderr when the process has ended. Idempotent. */
   stop(signal?: NodeJS.Signals): Promise<string>;
 }
 
 const live = new Set<number>();
+const directories = new Set<string>();
 
 /** Has a process that was started elsewhere killed, too, should the benchmark end early. */
 export function killOnExit(pid: number, ended: Promise<unknown>): void {
@@ -29,10 +30,36 @@ export function killOnExit(pid: number, ended: Promise<unknown>): void {
   ended.then(forget, forget);
 }
 
+/** Has a directory of one of those processes removed behind it. */
+export function removeOnExit(directory: string): void {
+  directories.add(directory);
+}
+
 process.on("exit", () => {
-  for (const pid of live) process.kill(pid, "SIGKILL");
+  for (const pid of live) killIfThere(pid);
+  for (const directory of directories) fs.rmSync(directory, { recursive: true, force: true });
 });
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(signal, () => process.exit(130));
+
+/** Ctrl-C reaches a terminal's whole group: it may have gone without its end having been seen here. */
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
+/** A directory for one benchmark's files, removed when `use` is done with it, and when the benchmark ends early. */
+export async function withScratch<T>(use: (directory: string) => Promise<T>): Promise<T> {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-bench-"));
+  removeOnExit(directory);
+  try {
+    return await use(directory);
+  } finally {
+    fs.rmSync(directory, { recursive: true, force: true });
+  }
+}
 
 export function startProcess(name: string, command: string, args: readonly string[]): BenchProcess {
   const child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"] });
@@ -58,7 +85,7 @@ export function startProcess(name: string, command: string, args: readonly strin
   });
   if (child.pid !== undefined) killOnExit(child.pid, ended);
 
-  const line = async (pattern: RegExp) => {
+  const line = async (pattern: RegExp, timeoutMs = LINE_TIMEOUT_MS) => {
     let look = () => {};
     const found = new Promise<string>((resolve, reject) => {
       look = () => {
@@ -70,8 +97,8 @@ export function startProcess(name: string, command: string, args: readonly strin
       look();
     });
     try {
-      const match = await within(LINE_TIMEOUT_MS, found);
-      if (match === undefined) throw new Error(`${name} did not print ${pattern} in ${LINE_TIMEOUT_MS} ms: ${stderr}`);
+      const match = await within(timeoutMs, found);
+      if (match === undefined) throw new Error(`${name} did not print ${pattern} in ${timeoutMs} ms: ${stderr}`);
       return match;
     } finally {
       waiting.delete(look);
@@ -106,27 +133,4 @@ export function runToEnd(command: string, args: readonly string[]): void {
   const { error, status, stderr } = spawnSync(command, args, { encoding: "utf8" });
   if (error !== undefined) throw new Error(`cannot run ${command}: ${error.message}`);
   if (status !== 0) throw new Error(`${command} failed: ${stderr}`);
-}
-
-/** CPU time that the whole machine has used so far, in seconds. */
-export function machineCpuSeconds(): number {
-  const [, user = 0, nice = 0, system = 0, , , irq = 0, softirq = 0] = fs
-    .readFileSync("/proc/stat", "utf8")
-    .split("\n", 1)
-    .join()
-    .split(/ +/)
-    .map(Number);
-  return (user + nice + system + irq + softirq) / TICKS_PER_SECOND;
-}
-
-/** CPU time that the processes have used so far, all their threads, in seconds. */
-export function cpuSeconds(pids: readonly number[]): number {
-  let ticks = 0;
-  for (const pid of pids) {
-    const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
-    // Fields 14 and 15, utime and stime; field 2, the name, may hold blanks and ends with the last parenthesis.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    ticks += Number(fields[11]) + Number(fields[12]);
-  }
-  return ticks / TICKS_PER_SECOND;
 }

@@ -19,3 +19,9 @@ export function spread(values: readonly number[]): Spread {
 export function sum(values: readonly number[]): number {
   return values.reduce((total, value) => total + value, 0);
 }
+
+/** The value that `share` of the sorted values do not exceed (nearest rank). NaN of nothing. */
+export function quantile(sorted: ArrayLike<number>, share: number): number {
+  const rank = Math.max(1, Math.ceil(share * sorted.length));
+  return sorted[rank - 1] ?? Number.NaN;
+}

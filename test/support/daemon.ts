@@ -24,6 +24,8 @@ export interface DaemonOptions {
   /** Added to this process's environment, less its NMID_* variables. */
   readonly env?: Readonly<Record<string, string>>;
   readonly readyTimeoutMs?: number;
+  /** Told of the process as soon as there is one, for who must end it should this process end before it is ready. */
+  readonly onSpawn?: (spawned: Pick<RunningDaemon, "pid" | "runtimeDir" | "exited">) => void;
 }
 
 export interface RunningDaemon {
@@ -74,6 +76,8 @@ export async function spawnDaemon(options: DaemonOptions = {}): Promise<RunningD
   const logs: string[] = [];
   const ready = collect(child, logs);
   const exited = ended(child).finally(() => fs.rmSync(runtimeDir, { recursive: true, force: true }));
+
+  options.onSpawn?.({ pid: child.pid as number, runtimeDir, exited });
 
   const timeoutMs = options.readyTimeoutMs ?? READY_TIMEOUT_MS;
   const outcome = await within(timeoutMs, Promise.race([ready, exited.then((code) => ({ code }))]));
