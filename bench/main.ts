@@ -3,12 +3,13 @@ import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { dispatch } from "./dispatch.js";
 import { fanout } from "./fanout.js";
+import { latency } from "./latency.js";
 import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
 import { removal } from "./removal.js";
 import { sharing } from "./sharing.js";
 
-const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, fanout, dispatch, removal };
+const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, fanout, latency, dispatch, removal };
 
 function usage(): never {
   console.error("usage: npm run bench -- NAME [--json FILE] [--seconds N] [--rounds N] [--subscribers N]\n");
