@@ -7,10 +7,19 @@ import { latency } from "./latency.js";
 import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
 import { removal } from "./removal.js";
+import { saturation } from "./saturation.js";
 import { scale } from "./scale.js";
 import { sharing } from "./sharing.js";
 
-const benchmarks: Readonly<Record<string, Benchmark>> = { sharing, fanout, latency, scale, dispatch, removal };
+const benchmarks: Readonly<Record<string, Benchmark>> = {
+  sharing,
+  fanout,
+  latency,
+  scale,
+  saturation,
+  dispatch,
+  removal,
+};
 
 function usage(): never {
   console.error("usage: npm run bench -- NAME [--json FILE] [--seconds N] [--rounds N] [--subscribers N]\n");

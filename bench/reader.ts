@@ -1,11 +1,15 @@
 /**
  * Subscribers as profilers would be: each takes every batch and looks at where its samples come from.
- * Arguments: ADDRESS NAME EVENT FREQUENCY_HZ COUNT. Deregisters at the end of its input and prints what each received.
+ * Arguments: ADDRESS NAME EVENT FREQUENCY_HZ COUNT. Registers when it is told to ("go"), so that nobody's samples have to
+ * wait for a process that starts; deregisters at the end of its input and prints what each received.
  */
+import { once } from "node:events";
 import { type BrokerClient, connect, type SampleBatch } from "../clients/typescript/index.js";
 import type { Consumption } from "./lib/load.js";
 
 const CPUS_MAX = 4096;
+/** A benchmark may leave the daemon hardly any CPU: that is for it to find out, and nothing to give up for. */
+const PATIENCE_MS = 55_000;
 
 function print(type: string, value: object = {}): void {
   process.stdout.write(`${JSON.stringify({ type, ...value })}\n`);
@@ -26,7 +30,10 @@ class Subscriber {
   #onStreaming = () => {};
 
   constructor(address: string, name: string) {
-    this.#client = connect(address, { channelOptions: { "grpc.use_local_subchannel_pool": 1 } });
+    this.#client = connect(address, {
+      timeoutMs: PATIENCE_MS,
+      channelOptions: { "grpc.use_local_subchannel_pool": 1 },
+    });
     this.#name = name;
     this.started = new Promise((resolve) => {
       this.#onStarted = resolve;
@@ -36,13 +43,21 @@ class Subscriber {
     });
   }
 
+  async connect(): Promise<void> {
+    await this.#client.getStatus();
+  }
+
   async register(event: string, frequencyHz: number): Promise<void> {
-    const { handlerId } = await this.#client.register({ name: this.#name, events: [{ event, frequencyHz }] });
+    const { handlerId } = await this.#client.register({
+      name: this.#name,
+      events: [{ event, frequencyHz }],
+      leaseMs: PATIENCE_MS,
+    });
     this.#handlerId = handlerId;
   }
 
   async deregister(): Promise<void> {
-    await this.#client.deregister(this.#handlerId);
+    await this.#client.deregister(this.#handlerId, { timeoutMs: PATIENCE_MS });
   }
 
   /** Reads to the end. */
@@ -78,6 +93,9 @@ class Subscriber {
 
 const [address = "", name = "", event = "", frequencyHz = "", count = ""] = process.argv.slice(2);
 const subscribers = Array.from({ length: Number(count) }, (_, i) => new Subscriber(address, `${name}-${i}`));
+await Promise.all(subscribers.map((subscriber) => subscriber.connect()));
+print("connected");
+await once(process.stdin, "data");
 const reading = subscribers.map(async (subscriber) => {
   await subscriber.register(event, Number(frequencyHz));
   return subscriber.read();

@@ -2,7 +2,6 @@
  * What many handlers cost the daemon: a thousand subscribers at 99 Hz, beside a bare grpc-js server that writes as many
  * messages of the same size to as many of the same readers; and handlers that get nothing, from 10 to 4,000.
  */
-import os from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import { type Aim, atMost, below, formatAims } from "./lib/aim.js";
 import { withBareServer } from "./lib/bare-server.js";
@@ -13,7 +12,7 @@ import { withScratch } from "./lib/processes.js";
 import { checkOpenFiles, Subscribers } from "./lib/subscribers.js";
 import { renderTable } from "./lib/table.js";
 import { type Memory, memoryOf } from "./lib/usage.js";
-import { compileVictim, startVictims } from "./lib/victim.js";
+import { compileVictim, LEAST_URGENT, startVictims } from "./lib/victim.js";
 import { type Costs, costsOf, measureWindow, type Window } from "./lib/window.js";
 
 const EVENT = "cpu-clock";
@@ -24,8 +23,6 @@ const WARM_UP_MS = 2000;
 /** Idle handlers need less time: nothing happens. */
 const IDLE_SHARE = 1 / 6;
 const LEASE_MS = 3_600_000;
-/** The least urgent there is: the CPUs are never idle, and whoever wants one gets it. */
-const VICTIM_NICE = 19;
 const CPUS_AIM = 0.5;
 const RSS_MB_AIM = 300;
 
@@ -192,12 +189,11 @@ async function run(options: BenchmarkOptions): Promise<object> {
   }
   checkOpenFiles(Math.min(Math.max(...IDLE_HANDLERS), subscribersMax));
   console.log(
-    `${EVENT} at ${FREQUENCY_HZ} Hz, every CPU loaded at nice ${VICTIM_NICE}; ${rounds} rounds of ${seconds} s`,
+    `${EVENT} at ${FREQUENCY_HZ} Hz, every CPU loaded at the lowest priority; ${rounds} rounds of ${seconds} s`,
   );
   return withScratch(async (directory) => {
-    const victims = await startVictims(compileVictim(directory), onlineCpus());
+    const victims = await startVictims(compileVictim(directory), onlineCpus(), LEAST_URGENT);
     try {
-      for (const pid of victims.pids) os.setPriority(pid, VICTIM_NICE);
       const results: RoundResult[] = [];
       for (let round = 1; round <= rounds; round++) results.push(await runRound(options, victims.pids));
       const aims = results.flatMap(aimsOf);

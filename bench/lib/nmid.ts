@@ -27,6 +27,8 @@ export function nmid(count: number, event: string, frequencyHz: number, daemonAr
       });
       const stop = () => stopAll(daemon, readers);
       try {
+        await Promise.all(readers.map((reader) => reader.line(/"type":"connected"/)));
+        for (const reader of readers) reader.write("go\n");
         await Promise.all(readers.map((reader) => reader.line(/"type":"started"/)));
       } catch (error) {
         const log = daemon.logs.join("\n");

@@ -3,6 +3,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Consumption, Load } from "./load.js";
+import { readPerfStats } from "./perf-stats.js";
 import { type BenchProcess, startProcess } from "./processes.js";
 
 /**
@@ -59,9 +60,8 @@ async function growth({ process, file }: Run): Promise<void> {
 
 async function stopRun({ process, file, startedMs }: Run): Promise<Consumption> {
   const seconds = (performance.now() - startedMs) / 1000;
-  const stderr = await process.stop("SIGINT");
+  await process.stop("SIGINT");
+  const { samples, lost } = readPerfStats(file);
   fs.rmSync(file, { force: true });
-  const samples = /\((\d+) samples\)/.exec(stderr)?.[1];
-  if (samples === undefined) throw new Error(`${process.name} did not say what it recorded: ${stderr}`);
-  return { consumer: process.name, received: Number(samples), seconds, perCpu: {} };
+  return { consumer: process.name, received: samples, seconds, perCpu: {}, kernelLost: lost };
 }

@@ -1,4 +1,5 @@
 /** The program whose speed is measured, one a CPU. */
+import os from "node:os";
 import path from "node:path";
 import { REPOSITORY } from "../../test/support/daemon.js";
 import { type BenchProcess, runToEnd, startProcess } from "./processes.js";
@@ -27,14 +28,18 @@ export function compileVictim(directory: string): string {
   return program;
 }
 
-/** Pins a victim to each of the CPUs and loads it until stop(). */
-export async function startVictims(program: string, cpus: readonly number[]): Promise<Victims> {
+/** For victims that only keep CPUs from idling, so that there are samples: whoever wants a CPU gets it. */
+export const LEAST_URGENT = os.constants.priority.PRIORITY_LOW;
+
+/** Pins a victim to each of the CPUs and loads it until stop(). `nice` as nice(1) takes it. */
+export async function startVictims(program: string, cpus: readonly number[], nice = 0): Promise<Victims> {
   const victims = cpus.map((cpu) => startProcess(`victim on CPU ${cpu}`, program, [String(cpu)]));
   const stop = async () => {
     await Promise.all(victims.map((victim) => victim.stop("SIGTERM")));
   };
   try {
     await Promise.all(victims.map((victim) => victim.line(/^ready$/)));
+    if (nice !== 0) for (const { pid } of victims) os.setPriority(pid, nice);
   } catch (error) {
     await stop();
     throw error;
