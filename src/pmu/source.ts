@@ -84,8 +84,11 @@ export interface EventReading {
 /** An event that is open on every CPU of the source. It starts disabled. */
 export interface OpenEvent {
   readonly formats: readonly RecordFormat[];
-  /** Takes effect without a gap for those who already receive the event. */
-  setRate(rate: Rate): void;
+  /**
+   * Takes effect without a gap for those who already receive the event. False, with nothing done, where the rate of an
+   * open event cannot be changed: open another in its place.
+   */
+  setRate(rate: Rate): boolean;
   enable(): void;
   disable(): void;
   read(): EventReading;

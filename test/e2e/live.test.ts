@@ -171,6 +171,38 @@ test("a pid that another handler asks for never shows, and joining and leaving d
   for (const { straySamples } of (await client.getStatus()).dispatchers) assert.equal(straySamples, 0);
 });
 
+test("a clock's samples weigh what lies between them, whatever the rate was before", BOUNDED, async (t) => {
+  const daemon = await startLiveDaemon(t);
+  if (daemon === null) return;
+  const client = connectTo(t, daemon);
+  const [cpu] = usableCpus();
+  startBusy(t, { cpu });
+  const filter = { cpus: [cpu] };
+  const subscribe = async (name: string, frequencyHz: number) => {
+    const periods = new Set<bigint>();
+    const onBatch = ({ period }: SampleBatch): void => {
+      for (const value of period) periods.add(value);
+    };
+    const request = { name, filter, events: [{ event: "cpu-clock", frequencyHz }], queue: { flushIntervalMs: 10 } };
+    const reader = await subscribeNew(client, request, { onBatch });
+    return { reader, periods };
+  };
+  const { reader: slow, periods } = await subscribe("slow", 500);
+  await slow.untilMore(100);
+  const { reader: fast, periods: fastPeriods } = await subscribe("fast", 2000);
+  await fast.untilMore(100);
+  await deregisterAndCheck(client, fast);
+  assert.deepEqual([...fastPeriods], [500_000n], "faster than the event was opened for");
+  periods.clear();
+  await slow.untilMore(100);
+  await deregisterAndCheck(client, slow);
+  assert.ok(periods.has(2_000_000n), "at its own rate again");
+  assert.ok(
+    [...periods].every((period) => period % 500_000n === 0n),
+    [...periods].join(),
+  );
+});
+
 test("a period instead of a frequency: the clock's samples weigh what was asked for", BOUNDED, async (t) => {
   const daemon = await startLiveDaemon(t);
   if (daemon === null) return;

@@ -84,6 +84,23 @@ describe("ArmedEvents: order", () => {
     }
   });
 
+  it("opens another event where the rate of an open one cannot be changed", async () => {
+    const { source, user, join, leave } = setUp();
+    source.ratesInPlace = false;
+    const [slow, fast] = [user("cpu-clock", { hz: 100 }), user("cpu-clock", { hz: 1000 })];
+    await join(slow);
+    source.takeLog();
+    const armed = await join(fast);
+    const others = (from: number, hz: number) => {
+      const to = from + 1;
+      const swap = [`disable ${from}`, `enable ${to}`, `remove ${from}`, `close ${from}`];
+      return [`open ${to} ${hz}Hz`, `add ${to} to 0`, ...swap];
+    };
+    assert.deepEqual(source.takeLog(), ["pace 1000", ...others(0, 1000)]);
+    await leave(armed, fast);
+    assert.deepEqual(source.takeLog(), [...others(1, 100), "pace 100"]);
+  });
+
   it("leaves the kernel alone when a slower handler comes or goes", async () => {
     const { source, user, join, leave } = setUp();
     await join(user("cycles", { hz: 1000 }));

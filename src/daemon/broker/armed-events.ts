@@ -90,7 +90,7 @@ export class ArmedEvents {
   start(events: readonly ArmedEvent[]): Promise<void> {
     return this.#inTurn(async () => {
       for (const armed of new Set(events)) {
-        if (armed.enabled) this.#applyRate(armed);
+        if (armed.enabled) await this.#applyRate(armed);
         else {
           armed.open.enable();
           armed.enabled = true;
@@ -124,7 +124,7 @@ export class ArmedEvents {
       await this.#reshape(existing);
       await this.#tellPace(existing, fastest(existing));
       // The kernel may refuse the rate: find out before the handler exists.
-      this.#applyRate(existing);
+      await this.#applyRate(existing);
     } catch (error) {
       await this.#leave(existing, user);
       throw error;
@@ -165,7 +165,7 @@ export class ArmedEvents {
     if (armed.users.size === 0) return this.#disarm(armed);
     try {
       await this.#reshape(armed);
-      this.#applyRate(armed);
+      await this.#applyRate(armed);
     } catch (error) {
       // Those who stay are served as before, if at a greater cost; the one who leaves must be able to.
       this.#options.onProblem(armed, error as Error);
@@ -182,16 +182,21 @@ export class ArmedEvents {
     this.#byIndex[armed.index] = null;
   }
 
-  /**
-   * sample_type and wake-up cannot be changed on a live event: open the new one first, switch over, close the old one
-   * when its records are drained. The switch takes microseconds, less than one period.
-   */
+  /** sample_type and wake-up cannot be changed on a live event. */
   async #reshape(armed: ArmedEvent): Promise<void> {
     const wanted = shapeOf([...armed.users]);
     const { shape } = armed;
     if (wanted.callchain === shape.callchain && wanted.cgroup === shape.cgroup && wanted.wakeEach === shape.wakeEach)
       return;
-    const next = this.#options.source.open({ ...armed.event, rate: armed.rate }, wanted);
+    await this.#replace(armed, armed.rate, wanted);
+  }
+
+  /**
+   * Opens the new event first, switches over, closes the old one when its records are drained. The switch takes
+   * microseconds, less than one period.
+   */
+  async #replace(armed: ArmedEvent, rate: Rate, shape: EventShape): Promise<void> {
+    const next = this.#options.source.open({ ...armed.event, rate }, shape);
     await this.#options.tellAll({ kind: "add formats", event: armed.index, formats: next.formats });
     const previous = armed.open;
     // In one go: whoever reads the event between finds it neither smaller than before nor counted twice.
@@ -201,7 +206,8 @@ export class ArmedEvents {
     armed.before.timeEnabledNs += last.timeEnabledNs;
     armed.before.timeRunningNs += last.timeRunningNs;
     armed.open = next;
-    armed.shape = wanted;
+    armed.rate = rate;
+    armed.shape = shape;
     if (armed.enabled) next.enable();
     await this.#options.tellAll({ kind: "remove formats", formats: previous.formats });
     previous.close();
@@ -211,11 +217,11 @@ export class ArmedEvents {
     return this.#options.tellAll({ kind: "pace", event: armed.index, pace: paceOf(this.#options.source, rate) });
   }
 
-  #applyRate(armed: ArmedEvent): void {
+  async #applyRate(armed: ArmedEvent): Promise<void> {
     const rate = fastest(armed);
     if (sameRate(rate, armed.rate)) return;
-    armed.open.setRate(rate);
-    armed.rate = rate;
+    if (armed.open.setRate(rate)) armed.rate = rate;
+    else await this.#replace(armed, rate, armed.shape);
   }
 
   #inTurn<T>(step: () => Promise<T>): Promise<T> {

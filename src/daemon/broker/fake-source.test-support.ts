@@ -31,8 +31,10 @@ export class FakeEvent implements OpenEvent {
     this.formats = [{ ids: [BigInt(id)], sampleType: 0, sampleIdAll: true, fixedPeriod: 0 }];
   }
 
-  setRate(rate: Rate): void {
+  setRate(rate: Rate): boolean {
+    if (!this.#source.ratesInPlace) return false;
     this.#do(`rate ${rateText(rate)}`);
+    return true;
   }
 
   enable(): void {
@@ -72,6 +74,8 @@ export class FakeSource implements Source {
   readonly rings = [];
   readonly log: string[] = [];
   readonly opened: FakeEvent[] = [];
+  /** Whether the rate of an open event can be changed. */
+  ratesInPlace = true;
   /** Says with what a step fails: `open`, or as it would be written down, without the event's number. */
   refuse: (what: string) => Error | null = () => null;
 

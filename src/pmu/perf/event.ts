@@ -11,8 +11,9 @@ const NS_PER_SECOND = 1_000_000_000;
 const BASE_SAMPLE_TYPE = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
 
 /**
- * The kernel turns a clock event's frequency into a fixed period when it opens it, and from then on IOC_PERIOD takes
- * nanoseconds (kernel/events/core.c, perf_swevent_init_hrtimer). Opening it by period keeps one unit throughout.
+ * The kernel turns a clock event's frequency into a fixed period when it opens it (kernel/events/core.c,
+ * perf_swevent_init_hrtimer): we open it by period. IOC_PERIOD then changes the timer, but not what the samples say:
+ * PERF_SAMPLE_PERIOD stays that of the opening (hw.last_period). So the rate of an open clock is never changed.
  */
 function isClock(event: ResolvedEvent): boolean {
   return (
@@ -21,7 +22,7 @@ function isClock(event: ResolvedEvent): boolean {
   );
 }
 
-/** What IOC_PERIOD and attr.sample_period take for this event: Hz, events or nanoseconds. */
+/** What attr.sample_period takes for this event, and IOC_PERIOD where it may be used: Hz, events or nanoseconds. */
 function kernelPeriod(event: ResolvedEvent, rate: Rate): bigint {
   switch (rate.kind) {
     case "frequency":
@@ -113,7 +114,8 @@ export function openPerfEvent(
   const format: RecordFormat = { ids, sampleType, sampleIdAll: true, fixedPeriod: 0 };
   return {
     formats: [format],
-    setRate(rate: Rate): void {
+    setRate(rate: Rate): boolean {
+      if (isClock(event)) return false;
       const value = new BigUint64Array([kernelPeriod(event, rate)]);
       try {
         for (const fd of fds) kernel.ioctlPointer(fd, IOC.PERIOD, value);
@@ -127,6 +129,7 @@ export function openPerfEvent(
         }
         throw error;
       }
+      return true;
     },
     enable(): void {
       for (const fd of fds) kernel.ioctl(fd, IOC.ENABLE, 0);

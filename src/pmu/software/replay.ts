@@ -278,7 +278,9 @@ class OpenReplayEvent implements OpenEvent {
   }
 
   /** The recording's rate is its own; slower handlers are thinned behind the ring. */
-  setRate(): void {}
+  setRate(): boolean {
+    return true;
+  }
 
   enable(): void {
     if (this.#closed || this.#time.running) return;

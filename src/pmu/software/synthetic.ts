@@ -149,7 +149,9 @@ class OpenSyntheticEvent implements OpenEvent {
   }
 
   /** The generator's rate is its own; slower handlers are thinned behind the ring. */
-  setRate(): void {}
+  setRate(): boolean {
+    return true;
+  }
 
   enable(): void {
     if (this.#closed || this.#time.running) return;
