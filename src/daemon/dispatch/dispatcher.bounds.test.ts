@@ -14,6 +14,7 @@ import {
   type TestSample,
   write,
 } from "./dispatcher.test-support.js";
+import { ringFillHistogram } from "./ring-fill.js";
 import { DISPATCHER_STAT } from "./stats.js";
 
 describe("Dispatcher: a full outbox", () => {
@@ -112,6 +113,18 @@ describe("Dispatcher: batches", () => {
     assert.equal(fixture.stats.words[DISPATCHER_STAT.DRAINS], 2);
     assert.equal(fixture.dispatcher.drain(), false);
     assert.equal(fixture.stats.words[DISPATCHER_STAT.DRAINS], 2, "an empty ring costs nothing");
+  });
+
+  it("tell how full their ring was when its drain began, once a drain", () => {
+    const fixture = openDispatcher([0], 4096);
+    const { dispatcher, rings, stats } = fixture;
+    const { length } = sampleRecord({});
+    write(fixture, numbered(Math.ceil((4096 * 0.55) / length)));
+    dispatcher.drain();
+    while (rings[0].write(sampleRecord({})));
+    dispatcher.drain();
+    dispatcher.drain();
+    assert.deepEqual(ringFillHistogram(stats.ringFill).counts, [0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
   });
 });
 

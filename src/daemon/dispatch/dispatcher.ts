@@ -17,6 +17,7 @@ import { ChunkList } from "./chunks.js";
 import { OwnerCache } from "./filter.js";
 import { type Lane, LaneTable } from "./lanes.js";
 import type { AttachSpec, FaultPoint } from "./messages.js";
+import { recordRingFill } from "./ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import type { EventPace } from "./thinning.js";
 
@@ -142,6 +143,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (reader.tail === head) return;
     this.#ringIndex = r;
     words[DISPATCHER_STAT.DRAINS] += 1;
+    recordRingFill(this.#parts.stats.ringFill, head - reader.tail, reader.dataBytes);
     // A head behind the tail is corruption, which the scan counts and resynchronizes from.
     while (reader.tail !== head) {
       const next = this.#batch.scan(reader, head, this.#formats, this);

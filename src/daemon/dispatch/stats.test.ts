@@ -10,6 +10,7 @@ describe("DispatcherStats", () => {
     for (let event = 0; event < EVENTS_MAX; event++) {
       for (const stat of Object.values(EVENT_STAT)) words.push(stats.event(event, stat));
     }
+    for (let i = 0; i < stats.ringFill.length; i++) words.push(stats.ringFill.byteOffset / 8 + i);
     assert.equal(new Set(words).size, words.length);
     const histogramWord = stats.ringToDispatch.byteOffset / 8;
     assert.ok(words.every((word) => word >= 0 && word < histogramWord));
@@ -22,7 +23,9 @@ describe("DispatcherStats", () => {
     const there = new DispatcherStats(here.buffer);
     there.words[there.event(63, EVENT_STAT.UNTHROTTLED)] = 5;
     there.ringToDispatch[1] = 6;
+    there.ringFill[2] = 7;
     assert.equal(here.words[here.event(63, EVENT_STAT.UNTHROTTLED)], 5);
     assert.equal(here.ringToDispatch[1], 6);
+    assert.equal(here.ringFill[2], 7);
   });
 });

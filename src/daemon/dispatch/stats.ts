@@ -4,6 +4,7 @@
  */
 import { EVENTS_MAX } from "../../pmu/record.js";
 import { HISTOGRAM_WORDS } from "../observe/histogram.js";
+import { RING_FILL_WORDS } from "./ring-fill.js";
 
 export const DISPATCHER_STAT = {
   WAKEUPS: 0,
@@ -16,25 +17,36 @@ export const DISPATCHER_STAT = {
   /** Ring of the batch that is being offered plus 1, and the position behind it; 0 between batches. */
   OFFERING_RING: 6,
   OFFERING_UNTIL: 7,
+  /** See busy-clock.ts. */
+  BUSY: 8,
 } as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
-const DISPATCHER_WORDS = 8;
+const DISPATCHER_WORDS = 9;
 const EVENT_WORDS = 4;
-const EVENTS_AT = DISPATCHER_WORDS;
+const WORDS_PER_LINE = 8;
+const RING_FILL_AT = roundUp(DISPATCHER_WORDS);
+const EVENTS_AT = roundUp(RING_FILL_AT + RING_FILL_WORDS);
 const HISTOGRAM_AT = EVENTS_AT + EVENTS_MAX * EVENT_WORDS;
 const WORDS = HISTOGRAM_AT + HISTOGRAM_WORDS;
+
+function roundUp(words: number): number {
+  return Math.ceil(words / WORDS_PER_LINE) * WORDS_PER_LINE;
+}
 
 export class DispatcherStats {
   readonly buffer: SharedArrayBuffer;
   readonly words: Float64Array;
   /** From a sample's time to its dispatch. */
   readonly ringToDispatch: Float64Array;
+  /** How full rings were when their drain began: see ring-fill.ts. */
+  readonly ringFill: Float64Array;
 
   constructor(buffer: SharedArrayBuffer = new SharedArrayBuffer(WORDS * 8)) {
     this.buffer = buffer;
     this.words = new Float64Array(buffer);
     this.ringToDispatch = new Float64Array(buffer, HISTOGRAM_AT * 8, HISTOGRAM_WORDS);
+    this.ringFill = new Float64Array(buffer, RING_FILL_AT * 8, RING_FILL_WORDS);
   }
 
   /** Index into `words`. */

@@ -9,6 +9,7 @@ import { TableWalker } from "../../registry/walk.js";
 import { AtomicDoorbell, AtomicWords } from "../../registry/words.js";
 import { monotonicClock } from "../clock.js";
 import { SegmentWriter } from "../delivery/segments.js";
+import { BusyClock } from "./busy-clock.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
@@ -29,6 +30,9 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   const memory = viewMemory(setup.tableAddress, setup.tableBytes);
   const layout = tableLayout(setup.capacity, setup.dispatchers);
   const stats = new DispatcherStats(setup.stats);
+  const now = monotonicClock();
+  const busy = new BusyClock(stats.words, DISPATCHER_STAT.BUSY, now);
+  busy.begin();
   const deliveryBell = new AtomicDoorbell(setup.deliveryBell);
   const dispatcher = new Dispatcher({
     index: setup.index,
@@ -41,7 +45,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     stats,
     segments: new SegmentWriter(setup.segments),
     dirty: new Int32Array(setup.dirty),
-    now: monotonicClock(),
+    now,
     clockIsMonotonic: setup.clockIsMonotonic,
     capacity: setup.capacity,
   });
@@ -89,12 +93,17 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       if (DRAINED_BEFORE.has(control.kind)) drain();
       apply(control);
       port.postMessage({ sequence } satisfies Answer);
-      if (control.kind === "stop") return;
+      if (control.kind === "stop") {
+        busy.end();
+        return;
+      }
     }
     drain();
     const interval = dispatcher.flushIntervalMs;
     for (let i = 0; i < fds.length; i++) pollFds[2 * i + 1] = POLLIN;
+    busy.end();
     poll(pollFds, fds.length, interval < 0 ? POLL_FOREVER : pollMs(interval));
+    busy.begin();
     stats.words[DISPATCHER_STAT.WAKEUPS] += 1;
     if (pollFds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
     setup.rings.forEach((ring, i) => {
