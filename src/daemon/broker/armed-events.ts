@@ -1,6 +1,6 @@
 /**
  * The events that are open now, one for all handlers that want it: opened for the first, re-rated as handlers come and
- * go, closed with the last. The kernel ticks at the fastest rate anyone asked for.
+ * go, closed with the last. The kernel ticks at the fastest rate anyone asked for, unless that is capped.
  *
  * Order matters throughout: dispatchers learn of a faster pace before the kernel ticks faster, and of a slower one only
  * after it ticks slower and the rings are drained, so that no handler is ever given samples at somebody else's rate.
@@ -10,6 +10,7 @@ import type { EventReading, EventShape, OpenEvent, Rate, ResolvedEvent, Source }
 import type { Control } from "../dispatch/messages.js";
 import type { EventPace } from "../dispatch/thinning.js";
 import { BrokerError } from "./errors.js";
+import { capped, faster, isFaster, sameRate } from "./rates.js";
 
 /** What one handler wants of an event. */
 export interface EventUser {
@@ -27,7 +28,10 @@ export interface ArmedEvent {
   readonly users: Set<EventUser>;
   open: OpenEvent;
   shape: EventShape;
+  /** In force: the kernel's. */
   rate: Rate;
+  /** The kernel ticks no faster, whatever is asked for. */
+  cap: Rate | null;
   enabled: boolean;
   /** Readings of kernel events that were replaced by another shape. */
   readonly before: { lost: number; timeEnabledNs: number; timeRunningNs: number };
@@ -106,6 +110,29 @@ export class ArmedEvents {
     });
   }
 
+  /**
+   * Lets the kernel tick no faster than `cap`, or as fast as is asked for. Handlers that come later are held back as
+   * well; each sample tells its weight, so that sums stay right. Rejects with the rate as it was when the kernel refuses.
+   */
+  limit(armed: ArmedEvent, cap: Rate | null): Promise<void> {
+    return this.#inTurn(async () => {
+      // Closed meanwhile.
+      if (this.#byIndex[armed.index] !== armed) return;
+      const before = armed.cap;
+      armed.cap = cap;
+      if (isFaster(dueRate(armed), armed.rate)) await this.#tellPace(armed, dueRate(armed));
+      const rate = armed.rate;
+      try {
+        await this.#applyRate(armed);
+      } catch (error) {
+        armed.cap = before;
+        await this.#tellPace(armed, armed.rate);
+        throw error;
+      }
+      if (isFaster(rate, armed.rate)) await this.#tellPace(armed, armed.rate);
+    });
+  }
+
   /** What the kernel says of an event, those it replaced included. */
   read(armed: ArmedEvent): EventReading {
     const now = armed.open.read();
@@ -122,7 +149,7 @@ export class ArmedEvents {
     existing.users.add(user);
     try {
       await this.#reshape(existing);
-      await this.#tellPace(existing, fastest(existing));
+      await this.#tellPace(existing, dueRate(existing));
       // The kernel may refuse the rate: find out before the handler exists.
       await this.#applyRate(existing);
     } catch (error) {
@@ -149,6 +176,7 @@ export class ArmedEvents {
       open,
       shape,
       rate: user.event.rate,
+      cap: null,
       enabled: false,
       before: { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 },
     };
@@ -163,6 +191,8 @@ export class ArmedEvents {
   async #leave(armed: ArmedEvent, user: EventUser): Promise<void> {
     armed.users.delete(user);
     if (armed.users.size === 0) return this.#disarm(armed);
+    // A cap that holds back nobody must not wait for those to come.
+    if (sameRate(askedRate(armed), dueRate(armed))) armed.cap = null;
     try {
       await this.#reshape(armed);
       await this.#applyRate(armed);
@@ -218,7 +248,7 @@ export class ArmedEvents {
   }
 
   async #applyRate(armed: ArmedEvent): Promise<void> {
-    const rate = fastest(armed);
+    const rate = dueRate(armed);
     if (sameRate(rate, armed.rate)) return;
     if (armed.open.setRate(rate)) armed.rate = rate;
     else await this.#replace(armed, rate, armed.shape);
@@ -239,25 +269,16 @@ function shapeOf(users: readonly EventUser[]): EventShape {
   };
 }
 
-/** The kernel's rate: users of one key ask for the same kind. */
-function fastest(armed: ArmedEvent): Rate {
+/** What the handlers of an event ask for, all told: users of one key ask for the same kind. */
+export function askedRate(armed: ArmedEvent): Rate {
   let best: Rate | null = null;
   for (const { event } of armed.users) best = best === null ? event.rate : faster(best, event.rate);
   return best ?? armed.rate;
 }
 
-function faster(a: Rate, b: Rate): Rate {
-  if (a.kind === "all" || b.kind === "all") return { kind: "all" };
-  if (a.kind === "frequency" && b.kind === "frequency") return b.hz > a.hz ? b : a;
-  if (a.kind === "period" && b.kind === "period") return b.period < a.period ? b : a;
-  // Software sources put every kind on one event; their own rate is what it is.
-  return { kind: "all" };
-}
-
-function sameRate(a: Rate, b: Rate): boolean {
-  if (a.kind === "frequency" && b.kind === "frequency") return a.hz === b.hz;
-  if (a.kind === "period" && b.kind === "period") return a.period === b.period;
-  return a.kind === b.kind;
+/** What the kernel is to tick at. */
+function dueRate(armed: ArmedEvent): Rate {
+  return capped(askedRate(armed), armed.cap);
 }
 
 /** What dispatchers thin against. Software sources tick at a rate of their own, so nobody's rate is known to be reached. */

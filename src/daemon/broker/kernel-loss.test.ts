@@ -106,12 +106,15 @@ describe("KernelLossWatch", () => {
     lose(0, 5);
     watch.poll([]);
     lose(0, 8);
+    assert.deepEqual([watch.seen(armed), watch.total], [5, 5]);
     assert.equal(watch.retire(armed), 8);
+    assert.equal(watch.total, 8);
     await armedEvents.release([armed], [user]);
     const { armed: next } = await arm("cycles");
     const handler = handlerOf(next);
     lose(1, 2);
     watch.poll([handler.handler]);
     assert.deepEqual(handler.told(), [[0, 2]]);
+    assert.deepEqual([watch.seen(next), watch.total], [2, 10], "of events that are gone, too");
   });
 });

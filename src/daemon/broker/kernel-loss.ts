@@ -8,6 +8,8 @@ import type { Handler } from "./handler.js";
 export class KernelLossWatch {
   readonly #armedEvents: ArmedEvents;
   readonly #seen = new Map<ArmedEvent, number>();
+  /** Of all events, those that are closed included. */
+  total = 0;
 
   constructor(armedEvents: ArmedEvents) {
     this.#armedEvents = armedEvents;
@@ -17,9 +19,10 @@ export class KernelLossWatch {
   poll(handlers: readonly Handler[]): void {
     for (const armed of this.#armedEvents.all) {
       const lost = this.#armedEvents.read(armed).lost ?? 0;
-      const fresh = lost - (this.#seen.get(armed) ?? 0);
+      const fresh = lost - this.seen(armed);
       if (fresh <= 0) continue;
       this.#seen.set(armed, lost);
+      this.total += fresh;
       for (const { armed: events, delivery } of handlers) {
         const event = events.indexOf(armed);
         if (event >= 0) delivery.eventWideLoss(event, "KERNEL", fresh);
@@ -27,9 +30,16 @@ export class KernelLossWatch {
     }
   }
 
+  /** As of the last look. */
+  seen(armed: ArmedEvent): number {
+    return this.#seen.get(armed) ?? 0;
+  }
+
   /** The last reading of an event that is about to be closed. */
   retire(armed: ArmedEvent): number {
+    const lost = this.#armedEvents.read(armed).lost ?? 0;
+    this.total += Math.max(0, lost - this.seen(armed));
     this.#seen.delete(armed);
-    return this.#armedEvents.read(armed).lost ?? 0;
+    return lost;
   }
 }
