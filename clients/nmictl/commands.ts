@@ -1,5 +1,12 @@
 /** The commands that ask the daemon one thing: status, events, handlers, watch, deregister. */
-import type { BrokerClient, GetStatusResponse, Handler, ListEventsResponse } from "../typescript/index.js";
+import type {
+  ArmedEvent,
+  BrokerClient,
+  GetStatusResponse,
+  Handler,
+  ListEventsResponse,
+  Overload,
+} from "../typescript/index.js";
 import { formatBytes, formatLosses, formatNs, formatRate, formatTable, type Output, printable } from "./output.js";
 
 export async function status(client: BrokerClient, output: Output, json: boolean): Promise<void> {
@@ -98,6 +105,23 @@ function formatHandler(handler: Handler): string {
   return `${id}  ${name}  ${state}  ${eventList}  ${books}  ${streamState}`;
 }
 
+function formatShare(ratio: number): string {
+  return `${(100 * ratio).toFixed(0)} %`;
+}
+
+function formatOverload(overload: Overload | null): string {
+  if (overload === null) return "not told by this daemon";
+  const { overloaded, episodes, sinceSeconds, kernelLost, reason } = overload;
+  if (!overloaded) return episodes === 0 ? "none" : `none now, ${episodes} since the start`;
+  return `OVERLOADED for ${sinceSeconds.toFixed(1)} s, ${kernelLost} samples lost by the kernel: ${reason}`;
+}
+
+/** What is in force while a rate is lowered. */
+function formatLowered(event: ArmedEvent): string {
+  const lowered = formatRate({ frequencyHz: event.loweredFrequencyHz, period: event.loweredPeriod });
+  return lowered === "" ? "" : `, LOWERED:${lowered}`;
+}
+
 function formatStatus(answer: GetStatusResponse): string {
   const { totals } = answer;
   const lines: [string, string][] = [
@@ -109,6 +133,7 @@ function formatStatus(answer: GetStatusResponse): string {
     ["metrics", answer.metricsAddress],
     ["runtime dir", answer.runtimeDir],
     ["handlers", `${answer.handlers} of ${answer.capacity}`],
+    ["overload", formatOverload(answer.overload)],
   ];
   if (totals) {
     lines.push(
@@ -124,21 +149,21 @@ function formatStatus(answer: GetStatusResponse): string {
     String(one.drains),
     String(one.samples),
     String(one.corruptBytes),
+    formatShare(one.busyRatio),
+    formatShare(one.ringFillPeak),
   ]);
   const armed = answer.events.map((event) => [
-    event.name + formatRate(event),
+    event.name + formatRate(event) + formatLowered(event),
     String(event.handlers),
     String(event.samples),
     String(event.unclaimed),
     String(event.kernelLost),
     String(event.throttled),
-    event.timeEnabledSeconds > 0
-      ? `${((100 * event.timeRunningSeconds) / event.timeEnabledSeconds).toFixed(0)} %`
-      : "-",
+    event.timeEnabledSeconds > 0 ? formatShare(event.timeRunningSeconds / event.timeEnabledSeconds) : "-",
   ]);
   return (
     lines.map(([name, value]) => `${`${name}:`.padEnd(17)}${value}\n`).join("") +
-    `\n${formatTable(["DISPATCHER", "CPUS", "WAKEUPS", "DRAINS", "SAMPLES", "CORRUPT BYTES"], dispatchers)}` +
+    `\n${formatTable(["DISPATCHER", "CPUS", "WAKEUPS", "DRAINS", "SAMPLES", "CORRUPT BYTES", "BUSY", "FULLEST RING"], dispatchers)}` +
     (armed.length === 0
       ? "\nno event is armed\n"
       : `\n${formatTable(["ARMED EVENT", "HANDLERS", "SAMPLES", "UNCLAIMED", "KERNEL LOST", "THROTTLED", "RUNNING"], armed)}`)

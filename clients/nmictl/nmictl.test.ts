@@ -257,8 +257,13 @@ test("status, events, handlers, watch and deregister", async () => {
         fallback: true,
         sourceReason: "CAP_PERFMON is missing",
         totals: { samples: 12 },
-        dispatchers: [{ cpus: [0, 1] }],
-        events: [{ name: "cpu-clock", frequencyHz: 997, timeEnabledSeconds: 2, timeRunningSeconds: 1 }],
+        dispatchers: [{ cpus: [0, 1], busyRatio: 0.97, ringFillPeak: 1 }],
+        events: [
+          { name: "cpu-clock", frequencyHz: 997, timeEnabledSeconds: 2, timeRunningSeconds: 1 },
+          { name: "cycles", frequencyHz: 997, loweredFrequencyHz: 499 },
+          { name: "faults", period: 10, loweredPeriod: 20 },
+        ],
+        overload: { overloaded: true, sinceSeconds: 2.5, kernelLost: 7, reason: "why", episodes: 3 },
       }),
     ListEvents: (...[, done]: Unary) => done(null, { events, pmus: [{ name: "cpu", type: 4 }] }),
     ListHandlers: (...[, done]: Unary) => done(null, { handlers: [HANDLER] }),
@@ -271,6 +276,10 @@ test("status, events, handlers, watch and deregister", async () => {
   const statusText = (await run(server, "status")).stdout;
   assert.match(statusText, /^source: +replay, A STAND-IN: CAP_PERFMON is missing$/m);
   assert.match(statusText, /^cpu-clock at 997 Hz .* 50 %$/m);
+  assert.match(statusText, /^cycles at 997 Hz, LOWERED: at 499 Hz +0/m);
+  assert.match(statusText, /^faults each 10, LOWERED: each 20 +0/m);
+  assert.match(statusText, /^overload: +OVERLOADED for 2\.5 s, 7 samples lost by the kernel: why$/m);
+  assert.match(statusText, /^0 +0,1 .* 97 % +100 %$/m);
   const listed = (await run(server, "events")).stdout;
   assert.match(listed, /^cpu-clock +software +cpu_clock +yes$/m);
   assert.match(listed, /^cycles +hardware +no: this machine has no PMU$/m);

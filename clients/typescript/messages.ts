@@ -230,6 +230,23 @@ export interface DispatcherStatus {
   readonly restarts: number;
   /** Samples drained that belong to no armed event. */
   readonly straySamples: number;
+  /** Share of the last second or so that it was not asleep. */
+  readonly busyRatio: number;
+  /** How full, 0 to 1, the fullest ring was that it came to in that time, rounded up to a tenth; half is as it should be. */
+  readonly ringFillPeak: number;
+}
+
+/** The dispatchers do not keep up with the rings: the kernel drops samples, or is about to. */
+export interface Overload {
+  readonly overloaded: boolean;
+  /** Empty, 0 and none when not overloaded. */
+  readonly reason: string;
+  readonly sinceSeconds: number;
+  readonly dispatchers: readonly number[];
+  /** Samples the kernel has dropped since it began. */
+  readonly kernelLost: number;
+  /** How often it has begun since the daemon's start. */
+  readonly episodes: number;
 }
 
 export interface ArmedEvent {
@@ -244,6 +261,9 @@ export interface ArmedEvent {
   readonly unthrottled: number;
   readonly timeEnabledSeconds: number;
   readonly timeRunningSeconds: number;
+  /** In force while the rate is lowered because of an overload; 0 when it is not. */
+  readonly loweredFrequencyHz: number;
+  readonly loweredPeriod: number;
 }
 
 export interface GetStatusResponse {
@@ -272,6 +292,8 @@ export interface GetStatusResponse {
   readonly capacity: number;
   readonly defaultEvent: string;
   readonly clock: string;
+  /** null from a daemon that is older than this. */
+  readonly overload: Overload | null;
   readonly memory: {
     readonly segments: MemoryPart;
     readonly outboxes: MemoryPart;

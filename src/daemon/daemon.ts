@@ -4,9 +4,10 @@ import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
 import { AtomicDoorbell, AtomicWords } from "../registry/words.js";
-import { ArmedEvents } from "./broker/armed-events.js";
+import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { Broker } from "./broker/broker.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
+import { OverloadControl } from "./broker/overload.js";
 import { Tally } from "./broker/tally.js";
 import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
@@ -28,6 +29,7 @@ import { RuntimeDir } from "./runtime-dir.js";
 const STOP_STREAMS_MS = 3000;
 const STOP_SERVER_MS = 1000;
 const HOUSEKEEPING_MS = 1000;
+const NS_PER_MS = 1e6;
 
 export interface Daemon {
   /** Where tests inject faults. */
@@ -122,17 +124,22 @@ async function start(
 
   const tally = new Tally();
   let housekeeping: NodeJS.Timeout | null = null;
+  const onProblem = (armed: ArmedEvent, error: Error): void =>
+    log.error({ err: error, event: armed.event.name }, "event could not be re-rated");
   const armedEvents: ArmedEvents = new ArmedEvents({
     source,
     tellAll: (control) => host.tellAll(control),
     onArmed: () => {
       // Only while something is armed: an idle daemon has nothing to look after.
-      housekeeping ??= setInterval(() => {
+      if (housekeeping !== null) return;
+      overload.begin();
+      housekeeping = setInterval(() => {
         kernelLoss.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
+        void overload.look();
       }, HOUSEKEEPING_MS);
     },
-    onProblem: (armed, error) => log.error({ err: error, event: armed.event.name }, "event could not be re-rated"),
+    onProblem,
     onRetired: (armed) => {
       const gone = eventCounters(host, armed.index);
       tally.events.samples += gone.SAMPLES;
@@ -146,10 +153,25 @@ async function start(
       if (armedEvents.all.length === 1 && housekeeping !== null) {
         clearInterval(housekeeping);
         housekeeping = null;
+        overload.idle();
       }
     },
   });
   const kernelLoss = new KernelLossWatch(armedEvents);
+  const overload = new OverloadControl({
+    dispatchers: host.threads,
+    armedEvents,
+    kernelLoss,
+    policy: config.overload,
+    limits: {
+      floorHz: config.limits.overloadRateFloorHz,
+      raiseAfterNs: config.limits.overloadRaiseAfterMs * NS_PER_MS,
+    },
+    canLower: source.kind === "perf",
+    now,
+    log: (level, fields, message) => log[level](fields, message),
+    onProblem,
+  });
   const slowDispatches = new SlowDispatchWatch(config.limits.slowDispatchUs, counters, now, (report) =>
     log.warn({ ...report, threshold_us: config.limits.slowDispatchUs }, "slow dispatch"),
   );
@@ -191,6 +213,7 @@ async function start(
     broker,
     tally,
     slowDispatches,
+    overload,
     removalWait,
     dispatchToStream,
     sampleToStream,

@@ -14,6 +14,8 @@ const LIMITS: DaemonLimits = {
   flushIntervalDefaultMs: 100,
   flushIntervalMaxMs: 5000,
   slowDispatchUs: 1024,
+  overloadRateFloorHz: 100,
+  overloadRaiseAfterMs: 10_000,
   leaseDefaultMs: 10_000,
   leaseMaxMs: 60_000,
   deregisterTimeoutDefaultMs: 5000,

@@ -1,6 +1,6 @@
 /** The configuration as the daemon uses it: parsed, checked, frozen. */
 import type { ListenAddress, TcpAddress } from "./address.js";
-import type { LogLevel } from "./schema.js";
+import type { LogLevel, OverloadPolicy } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
 
 export interface DaemonLimits {
@@ -13,6 +13,9 @@ export interface DaemonLimits {
   readonly flushIntervalMaxMs: number;
   /** A dispatch that takes longer is reported. */
   readonly slowDispatchUs: number;
+  /** No rate is lowered below, and lowered ones are raised again when all was well for so long. */
+  readonly overloadRateFloorHz: number;
+  readonly overloadRaiseAfterMs: number;
   readonly leaseDefaultMs: number;
   readonly leaseMaxMs: number;
   readonly deregisterTimeoutDefaultMs: number;
@@ -35,6 +38,7 @@ export interface DaemonConfig {
   /** Slots in the handler table. */
   readonly capacity: number;
   readonly logLevel: LogLevel;
+  readonly overload: OverloadPolicy;
   /** Data area of each CPU's ring: a power of two. */
   readonly ringKib: number;
   readonly limits: DaemonLimits;

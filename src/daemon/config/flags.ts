@@ -4,7 +4,7 @@ import type { Problem } from "./errors.js";
 import type { Layer, RawValue } from "./layers.js";
 import { RANGES } from "./limits.js";
 import { nearest } from "./nearest.js";
-import { fromText, type Key, LOG_LEVELS } from "./schema.js";
+import { fromText, type Key, LOG_LEVELS, OVERLOAD_POLICIES } from "./schema.js";
 import { SOURCE_SYNTAX } from "./source-spec.js";
 
 const KEY_BY_OPTION = new Map<string, Key>([
@@ -15,6 +15,7 @@ const KEY_BY_OPTION = new Map<string, Key>([
   ["dispatchers", "dispatchers"],
   ["capacity", "capacity"],
   ["logLevel", "log_level"],
+  ["overload", "overload"],
 ]);
 
 export interface FlagsLayer extends Layer {
@@ -42,6 +43,10 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
     .option("--dispatchers <n>", `threads that drain rings (default: ${RANGES.dispatchers.default})`)
     .option("--capacity <n>", `slots in the handler table (default: ${RANGES.capacity.default})`)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")} (default: ${defaults.get("log_level")})`)
+    .option(
+      "--overload <policy>",
+      `${OVERLOAD_POLICIES.join(" or ")}: when dispatchers do not keep up, only say so, or lower rates, too (default: ${defaults.get("overload")})`,
+    )
     .option("--check-config", "print the effective configuration as YAML, or what is wrong with it, and exit")
     .version(version, "--version", "print the version and exit")
     .helpOption("-h, --help", "print this and exit")

@@ -37,6 +37,9 @@ export const RANGES = {
   "limits.deregister_timeout_default_ms": { min: 1, max: TIMER_MS_MAX, default: 5_000 },
   "limits.message_max_bytes": { min: 4 * KIB, max: 64 * MIB, default: MIB },
   "limits.filter_entries_max": { min: 1, max: 65_536, default: 1024 },
+  // About what a handler gets that names no rate: what is slower costs next to nothing, and would say as much.
+  "limits.overload_rate_floor_hz": { min: 1, max: 1_000_000, default: 100 },
+  "limits.overload_raise_after_ms": { min: 1, max: HOUR_MS, default: 10_000 },
   "limits.events_per_handler_max": { min: 1, max: EVENTS_PER_HANDLER_MAX, default: EVENTS_PER_HANDLER_MAX },
 } as const satisfies Record<string, Range>;
 

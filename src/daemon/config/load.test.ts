@@ -74,6 +74,7 @@ describe("defaults", () => {
       dispatchers: 1,
       capacity: 256,
       logLevel: "info",
+      overload: "report",
       ringKib: 512,
       limits: {
         queueMaxBytes: 67_108_864,
@@ -82,6 +83,8 @@ describe("defaults", () => {
         flushIntervalMaxMs: 60_000,
         memoryMaxBytes: 536_870_912,
         slowDispatchUs: 1024,
+        overloadRateFloorHz: 100,
+        overloadRaiseAfterMs: 10_000,
         leaseDefaultMs: 10_000,
         leaseMaxMs: 3_600_000,
         deregisterTimeoutDefaultMs: 5_000,
@@ -160,12 +163,15 @@ describe("each place", () => {
       "replay:r.data",
       "--log-level",
       "silent",
+      "--overload",
+      "lower",
     ];
     const config = run({ argv: [...argv, "--listen", "unix:s", "--capacity", "1", "--dispatchers=64"] });
     assert.deepEqual(config.metrics, { host: "0.0.0.0", port: 0 });
     assert.equal(config.runtimeDir, "/some dir/rel");
     assert.deepEqual(config.source, { kind: "replay", file: "/some dir/r.data" });
     assert.equal(config.logLevel, "silent");
+    assert.equal(config.overload, "lower");
     assert.deepEqual(config.listen, [{ kind: "unix", path: "/some dir/s" }]);
     assert.equal(config.capacity, 1);
     assert.equal(config.dispatchers, 64);
@@ -181,6 +187,7 @@ describe("each place", () => {
       NMID_CAPACITY: "",
       NMID_LOG_LEVEL: "warn",
       NMID_RING_KIB: "8",
+      NMID_OVERLOAD: "lower",
       NMID_ADDRESS: "whatever",
       OTHER: "x",
     };
@@ -196,6 +203,7 @@ describe("each place", () => {
     assert.equal(config.capacity, 256);
     assert.equal(config.logLevel, "warn");
     assert.equal(config.ringKib, 8);
+    assert.equal(config.overload, "lower");
   });
 
   test("the file's limits, and a file with nothing in it", () => {
@@ -286,6 +294,11 @@ describe("bad input names its place and the remedy", () => {
       { argv: ["--log-level", "loud"] },
       /^flag --log-level: "loud" is no log level; give one of trace, debug/,
     ],
+    [
+      "overload",
+      { argv: ["--overload", "panic"] },
+      /^flag --overload: "panic" is no policy for overload; give report or lower$/,
+    ],
     ["empty list", { file: "listen: []" }, /key listen: names no address/],
     ["list of numbers", { file: "listen: [1]" }, /key listen: 1 is not text/],
     ["map for a list", { file: "listen: {a: 1}" }, /key listen: \{"a":1\} is not an address or a list of addresses/],
@@ -374,6 +387,7 @@ describe("what is printed", () => {
       "dispatchers",
       "capacity",
       "log-level",
+      "overload",
     ]) {
       assert(help.includes(`--${flag} <`), flag);
     }
@@ -386,7 +400,10 @@ describe("what is printed", () => {
       {},
       { uid: 1000, env: { XDG_RUNTIME_DIR: "/run/user/1000" } },
       { argv: ["--metrics", "off", "--listen", "[::1]:0", "--listen", "unix:odd, name: #1", "--source", "perf"] },
-      { argv: ["--source", "replay:a b#c.data", "--metrics", "[::]:1"], file: "log_level: trace\nring_kib: 64\n" },
+      {
+        argv: ["--source", "replay:a b#c.data", "--metrics", "[::]:1"],
+        file: "log_level: trace\nring_kib: 64\noverload: lower\n",
+      },
       { argv: ["--source", "synthetic:5,seed=9,cpus=3"], file: "limits: {lease_max_ms: 10001}\n" },
     ];
     for (const input of inputs) {

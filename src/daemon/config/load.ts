@@ -75,6 +75,7 @@ function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
     ["runtime_dir", { raw: dir, origin }],
     ["source", { raw: "auto", origin: "default" }],
     ["log_level", { raw: "info", origin: "default" }],
+    ["overload", { raw: "report", origin: "default" }],
     ...Object.entries(RANGES).map(([key, range]): [Key, RawValue] => [
       key as NumberKey,
       { raw: range.default, origin: "default" },
@@ -135,6 +136,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
     dispatchers: settings.dispatchers,
     capacity: settings.capacity,
     logLevel: settings.log_level,
+    overload: settings.overload,
     ringKib: settings.ring_kib,
     limits: {
       memoryMaxBytes: settings["limits.memory_max_bytes"],
@@ -143,6 +145,8 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
       flushIntervalDefaultMs: settings["limits.flush_interval_default_ms"],
       flushIntervalMaxMs: settings["limits.flush_interval_max_ms"],
       slowDispatchUs: settings["limits.slow_dispatch_us"],
+      overloadRateFloorHz: settings["limits.overload_rate_floor_hz"],
+      overloadRaiseAfterMs: settings["limits.overload_raise_after_ms"],
       leaseDefaultMs: settings["limits.lease_default_ms"],
       leaseMaxMs: settings["limits.lease_max_ms"],
       deregisterTimeoutDefaultMs: settings["limits.deregister_timeout_default_ms"],

@@ -20,6 +20,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("dispatchers", config.dispatchers);
   put("capacity", config.capacity);
   put("log_level", config.logLevel);
+  put("overload", config.overload);
   put("ring_kib", config.ringKib);
   put("limits.memory_max_bytes", config.limits.memoryMaxBytes);
   put("limits.queue_max_bytes", config.limits.queueMaxBytes);
@@ -27,6 +28,8 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("limits.flush_interval_default_ms", config.limits.flushIntervalDefaultMs);
   put("limits.flush_interval_max_ms", config.limits.flushIntervalMaxMs);
   put("limits.slow_dispatch_us", config.limits.slowDispatchUs);
+  put("limits.overload_rate_floor_hz", config.limits.overloadRateFloorHz);
+  put("limits.overload_raise_after_ms", config.limits.overloadRaiseAfterMs);
   put("limits.lease_default_ms", config.limits.leaseDefaultMs);
   put("limits.lease_max_ms", config.limits.leaseMaxMs);
   put("limits.deregister_timeout_default_ms", config.limits.deregisterTimeoutDefaultMs);

@@ -7,6 +7,10 @@ import { parseSource, SOURCE_SYNTAX } from "./source-spec.js";
 export const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** What the daemon does when its dispatchers do not keep up. */
+export const OVERLOAD_POLICIES = ["report", "lower"] as const;
+export type OverloadPolicy = (typeof OVERLOAD_POLICIES)[number];
+
 function parsed<T>(parse: (text: string) => Parsed<T>) {
   return z.string({ error: ({ input }) => `${show(input)} is not text` }).transform((text, context): T => {
     const result = parse(text);
@@ -55,6 +59,7 @@ export const settingsSchema = z.object({
   runtime_dir: parsed(parseRuntimeDir),
   source: parsed(parseSource),
   log_level: z.enum(LOG_LEVELS, { error: ({ input }) => `${show(input)} is no log level` }),
+  overload: z.enum(OVERLOAD_POLICIES, { error: ({ input }) => `${show(input)} is no policy for overload` }),
   ...numbers,
 });
 
@@ -95,6 +100,8 @@ export function remedyFor(key: Key): string {
       return `give ${SOURCE_SYNTAX}`;
     case "log_level":
       return `give one of ${LOG_LEVELS.join(", ")}`;
+    case "overload":
+      return `give ${OVERLOAD_POLICIES.join(" or ")}`;
   }
 }
 

@@ -170,7 +170,8 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
 }
 
 function statusMessage(parts: ServiceParts): object {
-  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory } = parts.snapshot();
+  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory, overload } =
+    parts.snapshot();
   const { listen, metrics } = parts.addresses();
   return {
     version,
@@ -182,10 +183,12 @@ function statusMessage(parts: ServiceParts): object {
     listen_addresses: listen,
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
-    dispatchers: dispatchers.map(({ corruptBytes, straySamples, ...dispatcher }) => ({
+    dispatchers: dispatchers.map(({ corruptBytes, straySamples, busyRatio, ringFillPeak, ...dispatcher }) => ({
       ...dispatcher,
       corrupt_bytes: corruptBytes,
       stray_samples: straySamples,
+      busy_ratio: busyRatio,
+      ring_fill_peak: ringFillPeak,
     })),
     events: events.map((event) => ({
       name: event.name,
@@ -199,6 +202,8 @@ function statusMessage(parts: ServiceParts): object {
       unthrottled: event.unthrottled,
       time_enabled_seconds: event.timeEnabledSeconds,
       time_running_seconds: event.timeRunningSeconds,
+      lowered_frequency_hz: event.loweredFrequencyHz,
+      lowered_period: event.loweredPeriod,
     })),
     totals: {
       samples: totals.samples,
@@ -214,6 +219,14 @@ function statusMessage(parts: ServiceParts): object {
     capacity,
     default_event: source.defaultEvent,
     clock: source.clock,
+    overload: {
+      overloaded: overload.overloaded,
+      reason: overload.reason,
+      since_seconds: overload.sinceSeconds,
+      episodes: overload.episodes,
+      dispatchers: overload.dispatchers,
+      kernel_lost: overload.kernelLost,
+    },
     memory: {
       segments: memoryPartMessage(memory.segments),
       outboxes: memoryPartMessage(memory.outboxes),

@@ -3,14 +3,17 @@ import type { Source } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import { DISPATCH_TIME_BUCKETS, LOSS_REASONS, STATE_NAMES } from "../../registry/layout.js";
 import type { HandlerTable } from "../../registry/table.js";
-import type { ArmedEvent, ArmedEvents } from "../broker/armed-events.js";
+import { type ArmedEvent, type ArmedEvents, askedRate } from "../broker/armed-events.js";
 import type { Broker } from "../broker/broker.js";
 import type { Handler } from "../broker/handler.js";
+import type { OverloadControl } from "../broker/overload.js";
+import { isFaster, shareInForce } from "../broker/rates.js";
 import type { Tally } from "../broker/tally.js";
 import type { NsClock } from "../clock.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { ArenaUse } from "../delivery/segments.js";
 import type { DispatcherHost } from "../dispatch/host.js";
+import { ringFillHistogram } from "../dispatch/ring-fill.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
 import { snapshotHistograms } from "./histogram.js";
 import type { SlowDispatchWatch } from "./slow-dispatch.js";
@@ -28,6 +31,7 @@ export interface CollectParts {
   readonly broker: Broker;
   readonly tally: Tally;
   readonly slowDispatches: SlowDispatchWatch;
+  readonly overload: OverloadControl;
   readonly removalWait: Float64Array;
   readonly dispatchToStream: Float64Array;
   readonly sampleToStream: Float64Array;
@@ -44,7 +48,7 @@ const DISPATCH_TIME_BOUNDS_SECONDS = Array.from({ length: DISPATCH_TIME_BUCKETS 
 const BOOKED_REASONS = LOSS_REASONS.filter((reason) => reason !== "LOSS_REASON_UNSPECIFIED" && reason !== "KERNEL");
 
 export function collect(parts: CollectParts): Snapshot {
-  const { source, fallbackReason, host, tally, broker, armedEvents } = parts;
+  const { source, fallbackReason, host, tally, broker, armedEvents, overload } = parts;
   const handlers = broker.handlers.map((handler) => handlerSnapshot(handler, parts));
   const events = armedEvents.all.map((armed) => eventSnapshot(armed, parts));
   const sum = <T>(list: readonly T[], pick: (item: T) => number): number => list.reduce((n, item) => n + pick(item), 0);
@@ -69,7 +73,19 @@ export function collect(parts: CollectParts): Snapshot {
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
       straySamples: stats.words[DISPATCHER_STAT.STRAY_SAMPLES],
       restarts,
+      busySeconds: overload.busyNs(index) / NS_PER_SECOND,
+      busyRatio: overload.looks[index].busyRatio,
+      ringFillPeak: overload.looks[index].ringFillPeak,
+      ringFill: ringFillHistogram(stats.ringFill),
     })),
+    overload: {
+      overloaded: overload.state.overloaded,
+      reason: overload.state.reason,
+      sinceSeconds: overload.lastedNs() / NS_PER_SECOND,
+      episodes: overload.state.episodes,
+      dispatchers: overload.state.dispatchers,
+      kernelLost: overload.state.overloaded ? overload.state.kernelLost : 0,
+    },
     events,
     handlers,
     totals: {
@@ -134,10 +150,16 @@ export function eventCounters(host: DispatcherHost, event: number): Record<keyof
 function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): EventSnapshot {
   const counters = eventCounters(host, armed.index);
   const reading = armedEvents.read(armed);
+  const asked = askedRate(armed);
+  const { rate } = armed;
+  const isLowered = isFaster(asked, rate);
   return {
     name: armed.event.name,
-    frequencyHz: armed.rate.kind === "frequency" ? armed.rate.hz : 0,
-    period: armed.rate.kind === "period" ? armed.rate.period : 0,
+    frequencyHz: asked.kind === "frequency" ? asked.hz : 0,
+    period: asked.kind === "period" ? asked.period : 0,
+    loweredFrequencyHz: isLowered && rate.kind === "frequency" ? rate.hz : 0,
+    loweredPeriod: isLowered && rate.kind === "period" ? rate.period : 0,
+    loweredRatio: shareInForce(asked, rate),
     handlers: armed.users.size,
     samples: counters.SAMPLES,
     unclaimed: counters.UNCLAIMED,

@@ -186,6 +186,16 @@ export const COUNTERS: readonly Family<number>[] = [
     "Times the dispatcher's thread died and another took its place. Must stay 0: the log says why it died; handlers were told what they lost with the reason DISPATCHER_DIED.",
     (d) => d.restarts,
   ),
+  perDispatcher(
+    "nmid_dispatcher_busy_seconds_total",
+    "Time the dispatcher was not asleep. Its rate is the share of its thread that is used: near 1, it is about to fall behind.",
+    (d) => d.busySeconds,
+  ),
+  total(
+    "nmid_overload_episodes_total",
+    "Times the daemon became overloaded. See nmid_overloaded; the log says when and why, and what was lost.",
+    (s) => s.overload.episodes,
+  ),
   total(
     "nmid_slow_dispatches_total",
     "Dispatches that took longer than limits.slow_dispatch_us. The log names the handlers; nmid_handler_dispatch_seconds shows their times.",
@@ -197,19 +207,29 @@ const HANDLER_STATES = ["CLAIMED", "ACTIVE", "DRAINING"] as const;
 
 export const GAUGES: readonly Family<number>[] = [
   total(
+    "nmid_overloaded",
+    "1: dispatchers do not keep up with the rings, and the kernel drops samples or is about to. Give the daemon more CPU, more dispatchers or larger rings, or lower the rates; with --overload lower it does that itself. Alert on it.",
+    (s) => (s.overload.overloaded ? 1 : 0),
+  ),
+  total(
     "nmid_events_armed",
     "Kernel events open now. 0 without handlers: then sampling costs nothing.",
     (s) => s.events.length,
   ),
   perEvent(
     "nmid_event_frequency_hertz",
-    "Rate at which the kernel samples the event on each CPU: the highest that any of its handlers asked for. Only for sampling by frequency.",
+    "Rate at which the kernel samples the event on each CPU: the highest that any of its handlers asked for, unless nmid_event_lowered_ratio is below 1. Only for sampling by frequency.",
     (e) => (e.labels.sampling === "frequency" ? e.frequencyHz : undefined),
   ),
   perEvent(
     "nmid_event_period",
-    "Occurrences of the event (nanoseconds for clocks) from one sample to the next: the shortest that any of its handlers asked for. Only for sampling by period.",
+    "Occurrences of the event (nanoseconds for clocks) from one sample to the next: the shortest that any of its handlers asked for, unless nmid_event_lowered_ratio is below 1. Only for sampling by period.",
     (e) => (e.labels.sampling === "period" ? e.period : undefined),
+  ),
+  perEvent(
+    "nmid_event_lowered_ratio",
+    "Share of the rate asked for at which the event is sampled. Below 1: the daemon is or was overloaded and has lowered it (--overload lower); weights stay right, but there are fewer samples. See nmid_overloaded.",
+    (e) => e.loweredRatio,
   ),
   perEvent(
     "nmid_event_multiplexing_ratio",
@@ -309,6 +329,13 @@ export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
       { labels: { stage: "dispatch_to_stream" }, value: snapshot.dispatchToStream },
       { labels: { stage: "sample_to_stream" }, value: snapshot.sampleToStream },
     ],
+  },
+  {
+    name: "nmid_dispatcher_ring_fill_ratio",
+    help: "How full rings were, 0 to 1, when the dispatcher came to drain them. They wake it when they are half full: above 0.9 it comes late or drains too slowly, and the kernel is about to drop samples.",
+    labelNames: ["dispatcher"],
+    values: ({ snapshot }) =>
+      snapshot.dispatchers.map((d) => ({ labels: { dispatcher: String(d.index) }, value: d.ringFill })),
   },
   total(
     "nmid_removal_wait_seconds",

@@ -6,7 +6,7 @@ import { COUNTERS, GAUGES, HISTOGRAMS } from "./families.js";
 import { HISTOGRAM_WORDS, LatencyHistogram, snapshotHistograms } from "./histogram.js";
 import { createMetrics } from "./metrics.js";
 import { HANDLER_SERIES_MAX } from "./series.js";
-import type { EventSnapshot, HandlerSnapshot, Snapshot } from "./snapshot.js";
+import type { DispatcherSnapshot, EventSnapshot, HandlerSnapshot, Snapshot } from "./snapshot.js";
 
 const HOSTILE = 'a"b\\c\nd{e="f"} 1\n# TYPE x gauge\u0000\u001b[31m\r é';
 const REASONS = [
@@ -51,6 +51,9 @@ function event(name: string, change: Partial<EventSnapshot> = {}): EventSnapshot
     name,
     frequencyHz: 997,
     period: 0,
+    loweredFrequencyHz: 0,
+    loweredPeriod: 0,
+    loweredRatio: 1,
     handlers: 1,
     samples: 1000,
     unclaimed: 5,
@@ -59,6 +62,24 @@ function event(name: string, change: Partial<EventSnapshot> = {}): EventSnapshot
     unthrottled: 8,
     timeEnabledSeconds: 4,
     timeRunningSeconds: 3,
+    ...change,
+  };
+}
+
+function dispatcher(index: number, change: Partial<DispatcherSnapshot> = {}): DispatcherSnapshot {
+  return {
+    index,
+    cpus: [index],
+    wakeups: 11,
+    drains: 12,
+    samples: 13,
+    corruptBytes: 0,
+    straySamples: 0,
+    restarts: 0,
+    busySeconds: 1.5,
+    busyRatio: 0.5,
+    ringFillPeak: 1,
+    ringFill: { bounds: [0.5, 0.9], counts: [1, 2, 4], sum: 6.5 },
     ...change,
   };
 }
@@ -77,9 +98,10 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     uptimeSeconds: 12.5,
     capacity: 64,
     dispatchers: [
-      { index: 0, cpus: [0], wakeups: 11, drains: 12, samples: 13, corruptBytes: 0, straySamples: 0, restarts: 0 },
-      { index: 1, cpus: [1], wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, straySamples: 0, restarts: 1 },
+      dispatcher(0),
+      dispatcher(1, { wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, restarts: 1, busySeconds: 4.5 }),
     ],
+    overload: { overloaded: false, reason: "", sinceSeconds: 0, episodes: 2, dispatchers: [], kernelLost: 0 },
     events: [event("cpu-clock")],
     handlers: [handler(1), handler(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],
     totals: {
@@ -164,6 +186,8 @@ test("totals, events and dispatchers carry the snapshot's numbers", async () => 
   assert.equal(value(all, "nmid_dispatcher_samples_total", { dispatcher: "1" }), 23);
   assert.equal(value(all, "nmid_dispatcher_corrupt_bytes_total", { dispatcher: "1" }), 24);
 
+  assert.equal(value(all, "nmid_dispatcher_busy_seconds_total", { dispatcher: "1" }), 4.5);
+
   assert.equal(value(all, "nmid_handlers", { state: "ACTIVE" }), 1);
   assert.equal(value(all, "nmid_handlers", { state: "DRAINING" }), 1);
   assert.equal(value(all, "nmid_handlers", { state: "CLAIMED" }), 0);
@@ -172,6 +196,41 @@ test("totals, events and dispatchers carry the snapshot's numbers", async () => 
   assert.equal(value(all, "nmid_build_info", { version: "1.2.3", node: process.version }), 1);
   assert.equal(value(all, "nmid_source_info", { kind: "perf", clock: "CLOCK_MONOTONIC" }), 1);
   assert.equal(value(all, "nmid_source_fallback"), 0);
+});
+
+test("an overload shows, with what it does to rates", async () => {
+  const calm = await families(snapshotWith());
+  assert.equal(value(calm, "nmid_overloaded"), 0);
+  assert.equal(value(calm, "nmid_overload_episodes_total"), 2);
+  assert.equal(value(calm, "nmid_event_lowered_ratio", { event: "cpu-clock" }), 1);
+  const { overload } = snapshotWith();
+  const all = await families(
+    snapshotWith({
+      overload: { ...overload, overloaded: true, episodes: 3, dispatchers: [1] },
+      events: [
+        event("cpu-clock", { frequencyHz: 1000, loweredFrequencyHz: 250, loweredRatio: 0.25 }),
+        event("cycles", { frequencyHz: 0, period: 500, loweredPeriod: 1000, loweredRatio: 0.5 }),
+      ],
+    }),
+  );
+  assert.equal(value(all, "nmid_overloaded"), 1);
+  assert.equal(value(all, "nmid_overload_episodes_total"), 3);
+  assert.equal(value(all, "nmid_event_frequency_hertz", { event: "cpu-clock" }), 250, "in force");
+  assert.equal(value(all, "nmid_event_lowered_ratio", { event: "cpu-clock" }), 0.25);
+  assert.equal(value(all, "nmid_event_period", { event: "cycles" }), 1000, "in force");
+  const fill = all
+    .get("nmid_dispatcher_ring_fill_ratio")
+    ?.samples.filter(({ labels }) => labels.get("dispatcher") === "1");
+  assert.deepEqual(
+    fill?.map((sample) => [sample.labels.get("le") ?? sample.name.replace(/^.*_/, ""), sample.value]),
+    [
+      ["0.5", 1],
+      ["0.9", 3],
+      ["+Inf", 7],
+      ["sum", 6.5],
+      ["count", 7],
+    ],
+  );
 });
 
 test("a source that stands in for the kernel shows", async () => {

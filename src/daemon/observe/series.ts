@@ -9,8 +9,11 @@ export const HANDLER_SERIES_MAX = 200;
 
 export interface EventRow {
   readonly labels: { readonly event: string; readonly sampling: "frequency" | "period" | "all" };
+  /** In force. */
   readonly frequencyHz: number;
   readonly period: number;
+  /** Share of the rate asked for that is in force. */
+  readonly loweredRatio: number;
   readonly samples: number;
   readonly unclaimed: number;
   readonly kernelLost: number;
@@ -35,7 +38,12 @@ export interface HandlerRow {
 
 function eventRow(event: EventSnapshot): EventRow {
   const sampling = event.frequencyHz > 0 ? "frequency" : event.period > 0 ? "period" : "all";
-  return { ...event, labels: { event: event.name, sampling } };
+  return {
+    ...event,
+    labels: { event: event.name, sampling },
+    frequencyHz: event.loweredFrequencyHz || event.frequencyHz,
+    period: event.loweredPeriod || event.period,
+  };
 }
 
 function mergeEvents(a: EventRow, b: EventRow): EventRow {
@@ -43,6 +51,7 @@ function mergeEvents(a: EventRow, b: EventRow): EventRow {
     labels: a.labels,
     frequencyHz: Math.max(a.frequencyHz, b.frequencyHz),
     period: Math.min(a.period, b.period),
+    loweredRatio: Math.min(a.loweredRatio, b.loweredRatio),
     samples: a.samples + b.samples,
     unclaimed: a.unclaimed + b.unclaimed,
     kernelLost: a.kernelLost + b.kernelLost,

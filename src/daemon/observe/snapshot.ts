@@ -15,9 +15,14 @@ export interface HistogramSnapshot {
 
 export interface EventSnapshot {
   readonly name: string;
-  /** One of the two, both 0 where the source sends every sample. */
+  /** Asked for. One of the two, both 0 where the source sends every sample. */
   readonly frequencyHz: number;
   readonly period: number;
+  /** In force where that is less, since the daemon is or was overloaded; else 0. */
+  readonly loweredFrequencyHz: number;
+  readonly loweredPeriod: number;
+  /** Share of the rate asked for that is in force; 1 when it is not lowered. */
+  readonly loweredRatio: number;
   readonly handlers: number;
   /** Drained from the rings. */
   readonly samples: number;
@@ -41,6 +46,25 @@ export interface DispatcherSnapshot {
   readonly straySamples: number;
   /** Times it died and was replaced. */
   readonly restarts: number;
+  /** Not asleep, since the start. */
+  readonly busySeconds: number;
+  /** Share of the last second or so that it was not asleep, and the fullest ring that it then came to; 0 while nothing is armed. */
+  readonly busyRatio: number;
+  readonly ringFillPeak: number;
+  /** Rings by how full they were when it came to drain them. */
+  readonly ringFill: HistogramSnapshot;
+}
+
+export interface OverloadSnapshot {
+  readonly overloaded: boolean;
+  /** Empty, 0 and none when there is no overload. */
+  readonly reason: string;
+  readonly sinceSeconds: number;
+  readonly dispatchers: readonly number[];
+  /** Dropped by the kernel since it began. */
+  readonly kernelLost: number;
+  /** Since the daemon's start. */
+  readonly episodes: number;
 }
 
 export interface LossSnapshot {
@@ -96,6 +120,7 @@ export interface Snapshot {
   readonly uptimeSeconds: number;
   readonly capacity: number;
   readonly dispatchers: readonly DispatcherSnapshot[];
+  readonly overload: OverloadSnapshot;
   /** Events armed now. */
   readonly events: readonly EventSnapshot[];
   readonly handlers: readonly HandlerSnapshot[];
