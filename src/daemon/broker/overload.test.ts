@@ -194,8 +194,8 @@ describe("OverloadControl: what it does to rates", () => {
     await seconds(2, 5);
     assert.equal(rate(armed), 500);
     source.refuse = (what) => (what === "rate 1000Hz" ? refusedRate() : null);
-    await seconds(20);
-    assert.ok(problems.length > 0 && problems.length < 4, problems.join());
+    await seconds(60);
+    assert.ok(problems.length > 0 && problems.length < 6, `${problems.length} tries, each after a longer wait`);
     assert.equal(rate(armed), 500);
     source.refuse = () => null;
     await seconds(50);

@@ -150,6 +150,31 @@ describe("RateGovernor: up", () => {
     assert.deepEqual(other.until("fine"), [RAISE_AFTER + 2, "raise cycles 900"]);
   });
 
+  it("remembers which rate failed over steps down that were none: at the floor, or refused", () => {
+    for (const refuse of [false, true]) {
+      const fixture = setUp(event("cycles", 250));
+      const { look, looks, until, governor, events } = fixture;
+      looks(2, "bad");
+      until("fine");
+      looks(2, "bad");
+      assert.equal(hz(events[0].inForce), 125);
+      if (!refuse) look("bad");
+      for (let i = 0; i < 20; i++) {
+        if (!refuse) look("bad");
+        else {
+          const step = governor.look(++fixture.second * SECOND_NS, "bad", events);
+          if (step !== null) governor.refused(step);
+        }
+      }
+      if (refuse) assert.equal(hz(events[0].inForce), 125);
+      const steps: [number, string][] = [];
+      while (hz(events[0].inForce) < 250) steps.push(until("fine"));
+      const [looksToLast, last] = steps.at(-1) as [number, string];
+      assert.equal(last, "raise cycles 250");
+      assert.ok(looksToLast > 2 * RAISE_AFTER, `${looksToLast} looks`);
+    }
+  });
+
   it("raises whoever is held back, whatever it remembers", () => {
     const held = event("cycles", 1000);
     held.inForce = { kind: "frequency", hz: 250 };
