@@ -12,10 +12,10 @@ import type { RecordFormat } from "../src/pmu/source.js";
 
 /** Twice the bytes of the largest batch. */
 const RING_BYTES = 128 * 1024;
-const ID = 1n;
+export const SAMPLE_ID = 1n;
 
 export const SYNTHETIC_FORMAT: RecordFormat = {
-  ids: [ID],
+  ids: [SAMPLE_ID],
   sampleType: SYNTHETIC_SAMPLE_TYPE,
   sampleIdAll: true,
   fixedPeriod: 0,
@@ -23,7 +23,7 @@ export const SYNTHETIC_FORMAT: RecordFormat = {
 
 const block = buildSampleBlock({
   random: seededRandom(1),
-  id: ID,
+  id: SAMPLE_ID,
   cpu: 0,
   period: 1,
   callchain: false,
@@ -32,11 +32,12 @@ const block = buildSampleBlock({
 });
 
 export class SampleRing {
+  /** Control page and data. */
+  static readonly BYTES = PAGE_BYTES + RING_BYTES;
   readonly reader: RingReader;
   readonly #writer: RingWriter;
 
-  constructor() {
-    const memory = new ArrayBuffer(PAGE_BYTES + RING_BYTES);
+  constructor(memory = new ArrayBuffer(SampleRing.BYTES)) {
     initializeControlPage(memory, RING_BYTES);
     this.reader = new RingReader(memory, RING_BYTES);
     this.#writer = new RingWriter(memory, RING_BYTES, 0, () => {});

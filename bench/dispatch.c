@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* docs/handler-table.md, layout 1; bytes */
+/* docs/handler-table.md, layout 2; bytes */
 enum {
     HEADER_SLOTS_AT = 12,
     HEADER_SLOT_STRIDE = 32,

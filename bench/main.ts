@@ -1,6 +1,7 @@
 /** `npm run bench -- NAME`: the benchmarks by name. */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { decode } from "./decode.js";
 import { dispatch } from "./dispatch.js";
 import { fanout } from "./fanout.js";
 import { latency } from "./latency.js";
@@ -17,6 +18,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   latency,
   scale,
   saturation,
+  decode,
   dispatch,
   removal,
 };

@@ -133,6 +133,11 @@ export class FormatTable {
     this.#lastId = -1;
   }
 
+  /** Word offset of the id in SAMPLE records, or -1 where all records have the same format. */
+  get idOffset(): number {
+    return this.#anonymous === null ? this.#idOffset : ABSENT;
+  }
+
   /** The format of the sample at word `at`, or null when nobody knows its id. */
   ofSample(words: Uint32Array, mask: number, at: number): Format | null {
     if (this.#anonymous !== null) return this.#anonymous;
@@ -174,15 +179,23 @@ export class BatchIndex {
   readonly period = new Float64Array(BATCH_SAMPLES_MAX);
   /** 1 once a handler has matched the sample. */
   readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
-  readonly offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(NO_OFFSETS);
-  /** The offsets that all samples share, or null while they differ: two openings of an event in one batch. */
+  /** Only where samples differ: two openings of an event in one batch. */
+  readonly #offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(NO_OFFSETS);
+  /** The offsets that all samples share, or null while they differ. */
   uniform: SampleOffsets | null = null;
   /** Samples by event. */
   readonly countOf = new Uint32Array(EVENTS_MAX);
+  /** The events that the batch holds samples of, and how many those are. */
+  readonly eventAt = new Uint8Array(EVENTS_MAX);
+  events = 0;
   count = 0;
   /** Bit e % 32 of word e / 32: the batch holds a sample of event e. */
   eventMaskLow = 0;
   eventMaskHigh = 0;
+
+  offsetsOf(sample: number): SampleOffsets {
+    return this.uniform ?? this.#offsets[sample];
+  }
 
   /**
    * Indexes records from the ring's tail up to `head`, as many as one batch takes; returns the position behind the last
@@ -190,88 +203,124 @@ export class BatchIndex {
    */
   scan(ring: RingReader, head: number, formats: FormatTable, listener: ScanListener): number {
     const { words, wordMask: mask, dataBytes } = ring;
-    let position = ring.tail;
+    const position = ring.tail;
     this.count = 0;
     this.uniform = null;
-    this.countOf.fill(0);
+    for (let e = 0; e < this.events; e++) this.countOf[this.eventAt[e]] = 0;
+    this.events = 0;
     this.eventMaskLow = 0;
     this.eventMaskHigh = 0;
     if (head - position > dataBytes || head < position) {
       listener.corrupt(Math.max(0, head - position));
       return head;
     }
-    const limit = Math.min(head, position + BATCH_BYTES_MAX);
-    while (position < limit && this.count < BATCH_SAMPLES_MAX) {
-      const at = (position / 4) & mask;
-      const type = words[at];
-      const miscAndSize = words[(at + 1) & mask];
-      const size = miscAndSize >>> 16;
+    const available = head - position;
+    const limit = Math.min(available, BATCH_BYTES_MAX);
+    const { at: starts, cpumode, pid, time, period } = this;
+    const idAt = formats.idOffset;
+    // Samples come in runs of one format: what is known of it is looked up once a run, and kept in registers.
+    let format: Format | null = null;
+    let [runFrom, idLow, idHigh] = [0, 0, 0];
+    let [pidAt, timeAt, periodAt, chainAt, bytesMin, fixedPeriod] = [0, 0, 0, 0, 0, 0];
+    let taken = 0;
+    let count = 0;
+    let word = (position / 4) & mask;
+    for (let size = 0; taken < limit && count < BATCH_SAMPLES_MAX; taken += size, word = (word + (size >>> 2)) & mask) {
+      const type = words[word];
+      const miscAndSize = words[(word + 1) & mask];
+      size = miscAndSize >>> 16;
       // A record is at least its header, a multiple of 8, and ends before the head.
-      if (size < 8 || (size & 7) !== 0 || position + size > head) {
-        listener.corrupt(head - position);
-        return head;
+      if (size < 8 || (size & 7) !== 0 || taken + size > available) {
+        listener.corrupt(available - taken);
+        taken = available;
+        break;
       }
-      if (type === RECORD.SAMPLE) this.#sample(words, mask, at, size, miscAndSize, formats, listener);
-      else if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE) {
-        // { header, time, id, stream_id, sample_id }
-        if (size >= 32) {
-          const id = words[(at + 4) & mask] + words[(at + 5) & mask] * 2 ** 32;
-          const event = formats.ofId(id)?.event;
-          if (event !== undefined) listener.throttle(event, type === RECORD.THROTTLE);
+      if (type !== RECORD.SAMPLE) {
+        if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE)
+          throttled(words, mask, word, size, type === RECORD.THROTTLE, formats, listener);
+        continue;
+      }
+      if (
+        format === null ||
+        (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh))
+      ) {
+        this.#endRun(format, runFrom, count);
+        runFrom = count;
+        format = formats.ofSample(words, mask, word);
+        if (format === null) {
+          listener.stray();
+          continue;
         }
+        idLow = idAt < 0 ? 0 : words[(word + idAt) & mask];
+        idHigh = idAt < 0 ? 0 : words[(word + idAt + 1) & mask];
+        bytesMin = format.minWords * 4;
+        fixedPeriod = format.fixedPeriod;
+        pidAt = format.offsets.pid;
+        timeAt = format.offsets.time;
+        periodAt = format.offsets.period;
+        chainAt = format.offsets.callchain;
       }
-      position += size;
+      if (size < bytesMin || (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size))) {
+        listener.corrupt(size);
+        continue;
+      }
+      starts[count] = word;
+      cpumode[count] = miscAndSize & MISC_CPUMODE_MASK;
+      pid[count] = pidAt < 0 ? 0 : words[(word + pidAt) & mask];
+      time[count] = timeAt < 0 ? 0 : words[(word + timeAt) & mask] + words[(word + timeAt + 1) & mask] * TWO_32;
+      period[count] =
+        periodAt < 0 ? fixedPeriod : words[(word + periodAt) & mask] + words[(word + periodAt + 1) & mask] * TWO_32;
+      count++;
     }
-    return position;
+    this.#endRun(format, runFrom, count);
+    this.count = count;
+    this.claimed.fill(0, 0, count);
+    return position + taken;
   }
 
-  #sample(
-    words: Uint32Array,
-    mask: number,
-    at: number,
-    size: number,
-    miscAndSize: number,
-    formats: FormatTable,
-    listener: ScanListener,
-  ): void {
-    const format = formats.ofSample(words, mask, at);
-    if (format === null) {
-      listener.stray();
-      return;
-    }
-    if (size < format.minWords * 4) {
-      listener.corrupt(size);
-      return;
-    }
-    const { offsets, event } = format;
-    if (offsets.callchain !== ABSENT) {
-      // A count that runs past the record is corruption; refuse it here so that the encoder need not look again.
-      const depthLow = words[(at + offsets.callchain) & mask];
-      const depthHigh = words[(at + offsets.callchain + 1) & mask];
-      if (depthHigh !== 0 || depthLow * 8 + (offsets.callchain + 2) * 4 > size) {
-        listener.corrupt(size);
-        return;
-      }
-    }
-    const i = this.count++;
-    this.event[i] = event;
-    this.at[i] = at;
-    this.cpumode[i] = miscAndSize & MISC_CPUMODE_MASK;
-    this.offsets[i] = offsets;
-    if (i === 0) this.uniform = offsets;
-    else if (this.uniform !== offsets) this.uniform = null;
-    this.countOf[event]++;
-    this.claimed[i] = 0;
-    this.pid[i] = offsets.pid === ABSENT ? 0 : words[(at + offsets.pid) & mask];
-    this.time[i] =
-      offsets.time === ABSENT ? 0 : words[(at + offsets.time) & mask] + words[(at + offsets.time + 1) & mask] * 2 ** 32;
-    this.period[i] =
-      offsets.period === ABSENT
-        ? format.fixedPeriod
-        : words[(at + offsets.period) & mask] + words[(at + offsets.period + 1) & mask] * 2 ** 32;
+  /** Samples `from` to `to` were all of one format. */
+  #endRun(format: Format | null, from: number, to: number): void {
+    if (format === null || from === to) return;
+    const { event, offsets } = format;
+    this.event.fill(event, from, to);
+    if (this.countOf[event] === 0) this.eventAt[this.events++] = event;
+    this.countOf[event] += to - from;
     if (event < 32) this.eventMaskLow |= 1 << event;
     else this.eventMaskHigh |= 1 << (event - 32);
+    if (from === 0) {
+      this.uniform = offsets;
+      return;
+    }
+    if (this.uniform === offsets) return;
+    if (this.uniform !== null) this.#offsets.fill(this.uniform, 0, from);
+    this.uniform = null;
+    this.#offsets.fill(offsets, from, to);
   }
+}
+
+const TWO_32 = 2 ** 32;
+
+/** { header, time, id, stream_id, sample_id } */
+function throttled(
+  words: Uint32Array,
+  mask: number,
+  at: number,
+  size: number,
+  on: boolean,
+  formats: FormatTable,
+  listener: ScanListener,
+): void {
+  if (size < 32) return;
+  const id = words[(at + 4) & mask] + words[(at + 5) & mask] * TWO_32;
+  const event = formats.ofId(id)?.event;
+  if (event !== undefined) listener.throttle(event, on);
+}
+
+/** A count that runs past the record is corruption; refused here so that the encoder need not look again. */
+function chainFits(words: Uint32Array, mask: number, at: number, chainAt: number, size: number): boolean {
+  const depthLow = words[(at + chainAt) & mask];
+  const depthHigh = words[(at + chainAt + 1) & mask];
+  return depthHigh === 0 && depthLow * 8 + (chainAt + 2) * 4 <= size;
 }
 
 /** Whether the sample was taken in user space, the guest's included. */

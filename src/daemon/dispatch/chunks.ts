@@ -2,7 +2,7 @@
 import type { BatchIndex } from "../../pmu/record.js";
 import { SEGMENT_HEADER_BYTES, SegmentWriter } from "../delivery/segments.js";
 import type { DispatcherRing } from "./dispatcher.js";
-import { callchainDepth, chunkBytes, encodeChunk } from "./encode.js";
+import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
 import type { Lane, LaneTable } from "./lanes.js";
 
 /** Fills a segment of a power of two: some 450 samples without callchains. Small enough that a message can be, too. */
@@ -36,13 +36,15 @@ export class ChunkList {
     const leader = this.#lanes.leaderOf(lane);
     if (leader.chunkFrom === leader.chunkTo) {
       leader.chunkFrom = this.count;
+      leader.weight = 0;
       for (let from = leader.from; from < leader.to; ) {
-        this.#plan(lane, batch, ring, from);
-        this.#add(batch, ring, from, dispatchNs);
+        this.#plan(leader, batch, ring, from);
+        leader.weight += this.#add(leader.selection, batch, ring, from, dispatchNs);
         from = this.#fit.to;
       }
       leader.chunkTo = this.count;
     }
+    lane.weight = leader.weight;
     lane.chunkFrom = leader.chunkFrom;
     lane.chunkTo = leader.chunkTo;
   }
@@ -53,7 +55,7 @@ export class ChunkList {
     fit.addresses = -1;
     fit.to = Math.min(lane.to, from + SAMPLES_PER_CHUNK);
     if (!lane.callchain) return;
-    const { sample } = this.#lanes.selections;
+    const { sample } = lane.selection;
     let addresses = 0;
     let to = from;
     while (to < lane.to) {
@@ -67,36 +69,37 @@ export class ChunkList {
     fit.addresses = addresses;
   }
 
-  #add(batch: BatchIndex, ring: DispatcherRing, from: number, dispatchNs: number): void {
+  /** Returns the samples' weight. */
+  #add(selection: Selection, batch: BatchIndex, ring: DispatcherRing, from: number, dispatchNs: number): number {
     const { to, addresses } = this.#fit;
-    const { selections } = this.#lanes;
     const segments = this.#segments;
     if (this.count === this.segment.length) this.#grow();
     const c = this.count++;
     let weight = 0;
-    for (let k = from; k < to; k++) weight += selections.period[k];
+    for (let k = from; k < to; k++) weight += selection.period[k];
     this.samples[c] = to - from;
     this.weight[c] = weight;
-    this.firstNs[c] = batch.time[selections.sample[from]];
-    this.lastNs[c] = batch.time[selections.sample[to - 1]];
+    this.firstNs[c] = batch.time[selection.sample[from]];
+    this.lastNs[c] = batch.time[selection.sample[to - 1]];
     this.posted[c] = 0;
     const bytes = chunkBytes(to - from, addresses);
     const segment = segments.allocate(bytes);
     this.segment[c] = segment;
     this.segmentBytes[c] = SegmentWriter.bytesFor(bytes);
-    if (segment < 0) return;
+    if (segment < 0) return weight;
     encodeChunk(
       segments.data,
       segments.payloadWord(segment),
       batch,
       ring.reader,
-      selections,
+      selection,
       from,
       to,
       addresses,
       ring.cpu,
     );
     segments.describe(segment, to - from, weight, this.firstNs[c], this.lastNs[c], dispatchNs);
+    return weight;
   }
 
   #grow(): void {

@@ -22,6 +22,7 @@ import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import type { EventPace } from "./thinning.js";
 
 const NO_HANDLER = -1;
+const LATENCY_RECORDS_MAX = 32;
 
 export interface DispatcherRing {
   readonly cpu: number;
@@ -192,9 +193,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#nowNs = now();
     this.#serial = stats.words[DISPATCHER_STAT.BATCH_SERIAL];
     // A predecessor's batch has been counted here before.
-    if (this.#parts.clockIsMonotonic && this.#abandoned === null) {
-      for (let i = 0; i < batch.count; i++) this.#latency.record(this.#nowNs - batch.time[i]);
-    }
+    if (this.#parts.clockIsMonotonic && this.#abandoned === null) this.#recordLatency();
     segments.reclaim();
     this.#memoryShareBytes = segments.findShare();
     this.#lanes.merge(this.#move);
@@ -203,6 +202,13 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
     this.#chunks.publish();
     this.#count();
+  }
+
+  /** Of each sample in a small batch, and of some in a large one, which stand for their neighbours. */
+  #recordLatency(): void {
+    const { count, time } = this.#batch;
+    const step = Math.ceil(count / LATENCY_RECORDS_MAX);
+    for (let i = 0; i < count; i += step) this.#latency.record(this.#nowNs - time[i], Math.min(step, count - i));
   }
 
   readonly #move = (from: Lane, to: Lane): void => {
@@ -223,9 +229,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
     // Who claimed a batch before a predecessor died is not known any more.
     if (this.#abandoned === null) this.#lanes.claim(batch);
-    for (let event = 0; event < EVENTS_MAX; event++) {
+    for (let e = 0; e < batch.events; e++) {
+      const event = batch.eventAt[e];
       const samples = batch.countOf[event];
-      if (samples === 0) continue;
       stats.words[stats.event(event, EVENT_STAT.SAMPLES)] += samples;
       if (this.#abandoned === null)
         stats.words[stats.event(event, EVENT_STAT.UNCLAIMED)] += samples - this.#lanes.claimed[event];

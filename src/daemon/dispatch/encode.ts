@@ -55,7 +55,7 @@ export interface Selection {
 }
 
 export function callchainDepth(batch: BatchIndex, ring: RingReader, sample: number): number {
-  const offset = batch.offsets[sample].callchain;
+  const offset = batch.offsetsOf(sample).callchain;
   return offset < 0 ? 0 : ring.words[(batch.at[sample] + offset) & ring.wordMask];
 }
 
@@ -160,7 +160,7 @@ function copyMixed(
   for (let k = from, j = 0; k < to; k++, j++) {
     const i = selection.sample[k];
     const record = batch.at[i];
-    const offsets = batch.offsets[i];
+    const offsets = batch.offsetsOf(i);
     const weight = selection.period[k];
     out[time + 2 * j] = field(words, mask, record, offsets.time, 0);
     out[time + 2 * j + 1] = field(words, mask, record, offsets.time, 1);
@@ -191,7 +191,7 @@ function encodeCallchains(
   out[w++] = columnHeader(SAMPLE_BATCH_FIELD.CALLCHAIN, addresses * 8);
   for (let k = from; k < to; k++) {
     const i = selection.sample[k];
-    const source = batch.at[i] + batch.offsets[i].callchain + 2;
+    const source = batch.at[i] + batch.offsetsOf(i).callchain + 2;
     const count = callchainDepth(batch, ring, i) * 2;
     for (let j = 0; j < count; j++) out[w++] = words[(source + j) & mask];
   }

@@ -129,13 +129,13 @@ export function dimensionValue(
 }
 
 function sampleCpu(batch: BatchIndex, ring: RingReader, i: number, ringCpu: number): number {
-  const offset = batch.offsets[i].cpu;
+  const offset = batch.offsetsOf(i).cpu;
   return offset < 0 ? ringCpu : ring.words[(batch.at[i] + offset) & ring.wordMask];
 }
 
 /** -1 where the sample carries none. */
 function sampleCgroup(batch: BatchIndex, ring: RingReader, i: number): number {
-  const offsets = batch.offsets[i];
+  const offsets = batch.offsetsOf(i);
   if (offsets.cgroup < 0) return -1;
   const { words, wordMask: mask } = ring;
   // `offsets.cgroup` is right for an empty callchain; the addresses come before it.

@@ -9,7 +9,7 @@
  * Which lanes want a sample is found by index where their filter names pids, uids, cgroups or CPUs: a thousand lanes of
  * a pid each cost a look-up a sample, not a thousand tests.
  */
-import { type BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
+import { BATCH_SAMPLES_MAX, type BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
 import type { DispatcherRing } from "./dispatcher.js";
 import type { Selection } from "./encode.js";
 import {
@@ -25,6 +25,9 @@ import type { AttachedEvent } from "./messages.js";
 import { type EventPace, paceFor, Ticker } from "./thinning.js";
 
 const NEVER = -1;
+const NOTHING: Selection = { sample: new Uint32Array(0), period: new Float64Array(0) };
+/** Every sample of a batch, by its own number. */
+const ALL_SAMPLES = Uint32Array.from({ length: BATCH_SAMPLES_MAX }, (_, i) => i);
 const NO_PAIR = -1;
 
 /** What one handler wants of one event. */
@@ -49,10 +52,11 @@ export class Lane {
 
   /** Serial number of the batch that what follows is about. */
   serial = NEVER;
-  /** The lane's part of the selections. */
+  /** What the lane takes of the batch: this part of that selection. */
+  selection: Selection = NOTHING;
   from = 0;
   to = 0;
-  /** Sum of the selected samples' weights. */
+  /** Sum of the selected samples' weights; known once they are encoded. */
   weight = 0;
   /** The lane's chunks; none before they are encoded. */
   chunkFrom = 0;
@@ -135,7 +139,6 @@ interface EventLanes {
 }
 
 export class LaneTable {
-  readonly selections = new SelectionPool();
   /** Lanes that were selected for in the batch. */
   readonly prepared: Lane[] = [];
   preparedCount = 0;
@@ -143,6 +146,9 @@ export class LaneTable {
   readonly claimed = new Uint32Array(EVENTS_MAX);
   readonly #rings: readonly DispatcherRing[];
   readonly #owners: OwnerCache;
+  readonly #selections = new SelectionPool();
+  /** The dispatcher's one batch, all of it. */
+  #batchSelection: Selection | null = null;
   readonly #pairs = new PairPool();
   readonly #byKey = new Map<string, Lane[]>();
   readonly #byEvent: (EventLanes | null)[] = new Array(EVENTS_MAX).fill(null);
@@ -255,12 +261,13 @@ export class LaneTable {
 
   /** Selects for every lane what it takes of the batch, which is `ring`'s. */
   prepare(batch: BatchIndex, ring: number, serial: number, nowNs: number): void {
-    this.selections.end = 0;
+    this.#selections.end = 0;
     this.#pairs.end = 0;
     this.preparedCount = 0;
-    for (let event = 0; event < EVENTS_MAX; event++) {
+    for (let e = 0; e < batch.events; e++) {
+      const event = batch.eventAt[e];
       const lanes = this.#byEvent[event];
-      if (lanes === null || batch.countOf[event] === 0) continue;
+      if (lanes === null) continue;
       for (const { ticker } of lanes.tickers.values()) ticker.mark(batch, ring);
       lanes.whole[0] = null;
       lanes.whole[1] = null;
@@ -306,7 +313,8 @@ export class LaneTable {
 
   #begin(lane: Lane, serial: number): void {
     lane.serial = serial;
-    lane.from = this.selections.end;
+    lane.selection = this.#selections;
+    lane.from = this.#selections.end;
     lane.to = lane.from;
     lane.weight = 0;
     lane.chunkFrom = 0;
@@ -326,12 +334,12 @@ export class LaneTable {
     }
     const pairs = this.#pairs;
     if (lane.firstPair === NO_PAIR) {
-      this.selections.reserve(batch.countOf[lane.event]);
+      this.#selections.reserve(batch.countOf[lane.event]);
       for (let i = 0; i < batch.count; i++)
         if (batch.event[i] === lane.event) this.#consider(lane, batch, ring, i, nowNs);
     } else {
       for (let pair = lane.firstPair; pair !== NO_PAIR; pair = pairs.next[pair]) {
-        this.selections.reserve(1);
+        this.#selections.reserve(1);
         this.#consider(lane, batch, ring, pairs.sample[pair], nowNs);
       }
       lane.firstPair = NO_PAIR;
@@ -351,48 +359,55 @@ export class LaneTable {
       return;
     }
     lane.carry[ring] = 0;
-    const { selections } = this;
+    const selections = this.#selections;
     selections.sample[selections.end] = i;
     selections.period[selections.end++] = weight;
     lane.to = selections.end;
-    lane.weight += weight;
   }
 
   #selectWhole(lane: Lane, batch: BatchIndex): void {
     const { whole } = this.#byEvent[lane.event] as EventLanes;
-    const twin = whole[lane.callchain ? 1 : 0];
+    const twin = whole[lane.callchain ? 1 : 0] ?? whole[lane.callchain ? 0 : 1];
+    whole[lane.callchain ? 1 : 0] ??= lane;
     if (twin !== null) {
+      lane.selection = twin.selection;
       lane.from = twin.from;
       lane.to = twin.to;
-      lane.weight = twin.weight;
-      return;
-    }
-    whole[lane.callchain ? 1 : 0] = lane;
-    const { selections } = this;
+    } else if (batch.countOf[lane.event] === batch.count) {
+      // The usual case: the batch is the selection.
+      this.#batchSelection ??= { sample: ALL_SAMPLES, period: batch.period };
+      lane.selection = this.#batchSelection;
+      lane.from = 0;
+      lane.to = batch.count;
+    } else this.#selectEvent(lane, batch);
+  }
+
+  #selectEvent(lane: Lane, batch: BatchIndex): void {
+    const selections = this.#selections;
     selections.reserve(batch.countOf[lane.event]);
     const { sample, period } = selections;
     let end = selections.end;
-    let weight = 0;
     for (let i = 0; i < batch.count; i++) {
       if (batch.event[i] !== lane.event) continue;
       sample[end] = i;
       period[end++] = batch.period[i];
-      weight += batch.period[i];
     }
     selections.end = end;
     lane.to = end;
-    lane.weight = weight;
   }
 
   /** Counts in `claimed`, by event, the samples that a lane took which was offered to a handler. */
   claim(batch: BatchIndex): void {
     this.claimed.fill(0);
-    const { sample } = this.selections;
     for (let p = 0; p < this.preparedCount; p++) {
-      const { offered, event, from, to } = this.prepared[p];
+      const { offered, event, selection, from, to } = this.prepared[p];
       if (!offered || this.claimed[event] === batch.countOf[event]) continue;
+      if (to - from === batch.countOf[event]) {
+        this.claimed[event] = to - from;
+        continue;
+      }
       for (let k = from; k < to; k++) {
-        const i = sample[k];
+        const i = selection.sample[k];
         this.claimed[event] += 1 - batch.claimed[i];
         batch.claimed[i] = 1;
       }
@@ -402,8 +417,11 @@ export class LaneTable {
   /** The lane whose selection this one shares, which may be itself. */
   leaderOf(lane: Lane): Lane {
     const leader = this.#byEvent[lane.event]?.whole[lane.callchain ? 1 : 0];
-    return leader !== null && leader !== undefined && leader.from === lane.from && leader.to === lane.to
-      ? leader
-      : lane;
+    const isShared =
+      leader?.serial === lane.serial &&
+      leader.selection === lane.selection &&
+      leader.from === lane.from &&
+      leader.to === lane.to;
+    return isShared ? leader : lane;
   }
 }
