@@ -1,7 +1,8 @@
 /**
  * The least that a grpc-js server can do for a stream: the same prepared message again and again, passed through its
  * serializer, as fast as the reader takes it or once in a while. What the daemon's fan-out is compared with.
- * Arguments: SOCKET MESSAGE_BYTES [INTERVAL_MS].
+ * Arguments: SOCKET MESSAGE_BYTES [INTERVAL_MS]. It begins when it is told to ("go"), so that streams are opened quickly;
+ * until then each gets one empty message.
  */
 import { Server, ServerCredentials, type ServerWritableStream } from "@grpc/grpc-js";
 import { prepareMessage } from "./lib/prepared-message.js";
@@ -9,6 +10,7 @@ import { subscribeMethod } from "./lib/raw-stream.js";
 
 const [socket = "", messageBytes = "", intervalMs] = process.argv.slice(2);
 const message = prepareMessage(Number(messageBytes));
+const EMPTY = Buffer.alloc(0);
 const calls = new Set<ServerWritableStream<object, Buffer>>();
 
 function pump(call: ServerWritableStream<object, Buffer>): void {
@@ -20,9 +22,21 @@ function subscribe(call: ServerWritableStream<object, Buffer>): void {
   call.on("cancelled", gone);
   call.on("error", gone);
   calls.add(call);
-  if (intervalMs !== undefined) return;
-  call.on("drain", () => pump(call));
-  pump(call);
+  call.write(EMPTY);
+}
+
+function begin(): void {
+  if (intervalMs === undefined) {
+    for (const call of calls) {
+      call.on("drain", () => pump(call));
+      pump(call);
+    }
+    return;
+  }
+  // One timer for all: the cheapest there is.
+  setInterval(() => {
+    for (const call of calls) call.write(message);
+  }, Number(intervalMs));
 }
 
 // As the daemon's server.
@@ -44,11 +58,5 @@ await new Promise<void>((resolve, reject) => {
     error ? reject(error) : resolve(),
   );
 });
-if (intervalMs !== undefined) {
-  // One timer for all: the cheapest there is.
-  setInterval(() => {
-    for (const call of calls) call.write(message);
-  }, Number(intervalMs));
-}
 process.stdout.write("ready\n");
-process.stdin.resume().once("end", () => process.exit());
+process.stdin.once("data", begin).once("end", () => process.exit());

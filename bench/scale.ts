@@ -22,7 +22,8 @@ const IDLE_HANDLERS = [10, 100, 1000, 4000];
 const WARM_UP_MS = 2000;
 /** Idle handlers need less time: nothing happens. */
 const IDLE_SHARE = 1 / 6;
-const LEASE_MS = 3_600_000;
+/** Handlers without a stream outlive their measurement. */
+const REGISTER = { events: [{ event: EVENT, frequencyHz: FREQUENCY_HZ }], leaseMs: 3_600_000 };
 const CPUS_AIM = 0.5;
 const RSS_MB_AIM = 300;
 
@@ -51,8 +52,7 @@ function daemonArgs(handlers: number): string[] {
 
 async function measureBusy(count: number, victims: readonly number[], seconds: number): Promise<Busy> {
   return withDaemon(daemonArgs(count), async (daemon) => {
-    const register = { events: [{ event: EVENT, frequencyHz: FREQUENCY_HZ }] };
-    const subscribers = await Subscribers.start({ address: daemon.address, count, register });
+    const subscribers = await Subscribers.start({ address: daemon.address, count, register: REGISTER });
     try {
       await delay(WARM_UP_MS);
       const window = await measureWindow(daemon.pid, subscribers, victims, seconds);
@@ -70,9 +70,10 @@ async function measureBusy(count: number, victims: readonly number[], seconds: n
 /** As many messages a second as the daemon wrote, as large as those on average. */
 async function measureBare(count: number, victims: readonly number[], seconds: number, daemon: Busy) {
   const intervalMs = Math.max(1, Math.round((count / daemon.messages) * 1000));
-  return withBareServer(daemon.bytes / daemon.messages, intervalMs, async ({ pid, address }) => {
+  return withBareServer(daemon.bytes / daemon.messages, intervalMs, async ({ pid, address, begin }) => {
     const subscribers = await Subscribers.start({ address, count, register: null });
     try {
+      begin();
       await delay(WARM_UP_MS);
       const window = await measureWindow(pid, subscribers, victims, seconds);
       const memory = memoryOf(pid);
@@ -91,7 +92,7 @@ async function measureIdle(count: number, subscribe: boolean, victims: readonly 
       Subscribers.start({
         address: daemon.address,
         count,
-        register: { events: [{ event: EVENT, frequencyHz: FREQUENCY_HZ }], leaseMs: LEASE_MS },
+        register: REGISTER,
         nothingMatches: true,
         subscribe,
       });

@@ -8,6 +8,8 @@ const PROGRAM = fileURLToPath(new URL("../bare-server.js", import.meta.url));
 export interface BareServer {
   readonly pid: number;
   readonly address: string;
+  /** Has it write to the streams that there are. */
+  begin(): void;
 }
 
 /** Runs `use` with a server of messages of that size, one to each stream in `intervalMs` or as fast as they are taken. */
@@ -22,7 +24,7 @@ export function withBareServer<T>(
     const server: BenchProcess = startProcess("bare server", process.execPath, args);
     try {
       await server.line(/^ready$/);
-      return await use({ pid: server.pid, address: `unix:${socket}` });
+      return await use({ pid: server.pid, address: `unix:${socket}`, begin: () => server.write("go\n") });
     } finally {
       await server.stop();
     }

@@ -6,6 +6,8 @@ import { killOnExit, removeOnExit } from "./processes.js";
 /** What the daemon says when it is the kernel that refuses, and not the daemon that is broken. */
 const REFUSED = /perf_event_paranoid|perf_event_mlock_kb/;
 
+const LOG_LINES_SHOWN = 20;
+
 /** Logs as operators have it, not as tests do. */
 export function startDaemon(args: readonly string[]): Promise<RunningDaemon> {
   return spawnDaemon({
@@ -24,10 +26,10 @@ export async function withDaemon<T>(args: readonly string[], use: (daemon: Runni
   try {
     result = await use(daemon);
   } catch (error) {
+    const log = daemon.logs.slice(-LOG_LINES_SHOWN).join("\n");
     await daemon.stop().catch(() => {});
-    throw new Error(`${(error as Error).message}\nlog of the daemon:\n${daemon.logs.slice(-20).join("\n")}`, {
-      cause: error,
-    });
+    if (error instanceof Error) error.message += `\nlog of the daemon:\n${log}`;
+    throw error;
   }
   await daemon.stop();
   return result;

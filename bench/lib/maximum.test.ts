@@ -20,9 +20,9 @@ test("a few trials come close to the maximum, from below and from above, also wh
 });
 
 test("offers are whole and above nothing, even to what achieves nothing", async () => {
-  const trials = await searchMaximum(10.4, 3, async (offered) => ({ offered, achieved: 0 }));
+  const trials = await searchMaximum(100.4, 4, async (offered) => ({ offered, achieved: 0 }));
   assert.deepEqual(
     trials.map(({ offered }) => offered),
-    [10, 1, 1],
+    [100, 13, 2, 1],
   );
 });

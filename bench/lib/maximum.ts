@@ -7,9 +7,12 @@ export interface Trial {
 }
 
 /** What is achieved above this share of what is offered counts as sustained: the rest is what windows leave over. */
-const SUSTAINED = 0.98;
+const SUSTAINED = 0.95;
 /** By which the rate is raised as long as nothing was refused. */
 const RAISE = 1.5;
+
+/** To which it falls at most: a trial that overload has made a mess of says little of what will do. */
+const FALL_MAX = 1 / 8;
 
 /**
  * Tries `trials` rates, the first of them `start`; returns all trials. The highest rate lies between the highest that was
@@ -31,7 +34,7 @@ export async function searchMaximum<T extends Trial>(
     if (trial.achieved >= trial.offered * SUSTAINED) sustained = Math.max(sustained, trial.offered);
     else refused = Math.min(refused, trial.offered);
     if (refused === Number.POSITIVE_INFINITY) rate = sustained * RAISE;
-    else if (sustained === 0) rate = trial.achieved;
+    else if (sustained === 0) rate = Math.max(trial.achieved, trial.offered * FALL_MAX);
     else rate = Math.sqrt(sustained * refused);
   }
   return done;

@@ -38,6 +38,11 @@ export function checkOpenFiles(connections: number): void {
   );
 }
 
+/** The daemon was too busy to register them all within a minute each. */
+export class TooBusyError extends Error {
+  override readonly name = "TooBusyError";
+}
+
 export class Subscribers {
   readonly pids: readonly number[];
   readonly #processes: readonly BenchProcess[];
@@ -48,7 +53,7 @@ export class Subscribers {
     this.pids = processes.map((process) => process.pid);
   }
 
-  /** Resolves when every one has registered, or has its stream's first message. */
+  /** Resolves when every one has registered, or has its stream's first message. Rejects with TooBusyError, too. */
   static async start({ count, ...options }: SubscribersOptions): Promise<Subscribers> {
     checkOpenFiles(count);
     const share = Math.ceil(count / Math.min(count, PROCESSES_MAX));
@@ -65,7 +70,8 @@ export class Subscribers {
     }
     const subscribers = new Subscribers(processes);
     try {
-      await Promise.all(processes.map((process) => process.line(/"type":"ready"/, TIMEOUT_MS)));
+      const opened = await Promise.all(processes.map((process) => process.line(/"type":"(ready|late)"/, TIMEOUT_MS)));
+      if (opened.some((line) => line.includes("late"))) throw new TooBusyError(`${count} subscribers, not registered`);
     } catch (error) {
       await subscribers.kill();
       throw error;
