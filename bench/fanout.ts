@@ -122,7 +122,7 @@ async function attempt(count: number, rate: number, seconds: number): Promise<Da
 }
 
 async function runCount(count: number, { seconds, rounds }: BenchmarkOptions): Promise<CountResult> {
-  console.log(`\n${count} subscriber${count === 1 ? "" : "s"}`);
+  console.log(`\n${named(count)}`);
   const bare: Window[] = [await measureBare(count, seconds)];
   say("bare server", bare[0]);
   const trials = await searchMaximum(bare[0].samples / count, count > MANY ? TRIALS_OF_MANY : TRIALS, async (rate) => {
@@ -143,6 +143,10 @@ async function runCount(count: number, { seconds, rounds }: BenchmarkOptions): P
   const lossless = await measureDaemon(count, Math.max(1, Math.round(maximum * LOSSLESS_SHARE)), seconds);
   sayDaemon(`${LOSSLESS_SHARE} of the maximum:`, lossless);
   return { subscribers: count, trials, bare, daemon, ratio, lossless };
+}
+
+function named(subscribers: number): string {
+  return subscribers === 1 ? "1 subscriber" : `${subscribers} subscribers`;
 }
 
 /** Where others use the machine, too, throughput says little, and this says more. */
@@ -181,13 +185,10 @@ function format(results: readonly CountResult[]): string {
 }
 
 function aimsOf({ subscribers, ratio, lossless }: CountResult): Aim[] {
-  const lost = atMost(`${subscribers} subscribers, samples lost at 0.8 of the maximum`, allLost(lossless), 0);
+  const who = named(subscribers);
+  const lost = atMost(`${who}, samples lost at 0.8 of the maximum`, lossless.lost + lossless.kernelLost, 0);
   if (!COUNTS_WITH_AIM.includes(subscribers)) return [lost];
-  return [atLeast(`${subscribers} subscribers, of the bare server's bytes a second`, ratio.median, RATIO_AIM), lost];
-}
-
-function allLost({ lost, kernelLost }: DaemonWindow): number {
-  return lost + kernelLost;
+  return [atLeast(`${who}, of the bare server's bytes a second`, ratio.median, RATIO_AIM), lost];
 }
 
 async function run(options: BenchmarkOptions): Promise<object> {
