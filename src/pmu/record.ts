@@ -179,6 +179,12 @@ export class BatchIndex {
   readonly period = new Float64Array(BATCH_SAMPLES_MAX);
   /** 1 once a handler has matched the sample. */
   readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
+  /** Of the scan: bytes behind the tail, where that is in the ring, and the id of the run. */
+  #taken = 0;
+  #word = 0;
+  #idAt = ABSENT;
+  #idLow = 0;
+  #idHigh = 0;
   /** Only where samples differ: two openings of an event in one batch. */
   readonly #offsets: SampleOffsets[] = new Array(BATCH_SAMPLES_MAX).fill(NO_OFFSETS);
   /** The offsets that all samples share, or null while they differ. */
@@ -214,72 +220,93 @@ export class BatchIndex {
       listener.corrupt(Math.max(0, head - position));
       return head;
     }
-    const available = head - position;
+    // Integers, which the engine compares without converting them: a ring is smaller than 2^31 bytes.
+    const available = (head - position) | 0;
     const limit = Math.min(available, BATCH_BYTES_MAX);
-    const { at: starts, cpumode, pid, time, period } = this;
-    const idAt = formats.idOffset;
-    // Samples come in runs of one format: what is known of it is looked up once a run, and kept in registers.
+    this.#taken = 0;
+    this.#word = (position / 4) & mask;
+    let runFrom = 0;
     let format: Format | null = null;
-    let [runFrom, idLow, idHigh] = [0, 0, 0];
-    let [pidAt, timeAt, periodAt, chainAt, bytesMin, fixedPeriod] = [0, 0, 0, 0, 0, 0];
-    let taken = 0;
-    let count = 0;
-    let word = (position / 4) & mask;
-    for (let size = 0; taken < limit && count < BATCH_SAMPLES_MAX; taken += size, word = (word + (size >>> 2)) & mask) {
-      const type = words[word];
-      const miscAndSize = words[(word + 1) & mask];
-      size = miscAndSize >>> 16;
+    while (this.#taken < limit && this.count < BATCH_SAMPLES_MAX) {
+      // Samples come in runs of one format; what ends a run is looked at here, one record at a time.
+      if (format !== null) this.#indexRun(words, mask, limit, available, format);
+      if (this.#taken >= limit || this.count === BATCH_SAMPLES_MAX) break;
+      const word = this.#word;
+      const size = words[(word + 1) & mask] >>> 16;
       // A record is at least its header, a multiple of 8, and ends before the head.
-      if (size < 8 || (size & 7) !== 0 || taken + size > available) {
-        listener.corrupt(available - taken);
-        taken = available;
+      if (size < 8 || (size & 7) !== 0 || this.#taken + size > available) {
+        listener.corrupt(available - this.#taken);
+        this.#taken = available;
         break;
       }
-      if (type !== RECORD.SAMPLE) {
-        if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE)
-          throttled(words, mask, word, size, type === RECORD.THROTTLE, formats, listener);
-        continue;
-      }
-      if (
-        format === null ||
-        (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh))
-      ) {
-        this.#endRun(format, runFrom, count);
-        runFrom = count;
-        format = formats.ofSample(words, mask, word);
-        if (format === null) {
-          listener.stray();
-          continue;
+      const type = words[word];
+      if (type === RECORD.SAMPLE) {
+        const next = formats.ofSample(words, mask, word);
+        if (next !== format) {
+          this.#endRun(format, runFrom);
+          runFrom = this.count;
+          format = next;
+          if (format !== null) {
+            this.#noteId(words, mask, word, formats.idOffset);
+            continue;
+          }
         }
-        idLow = idAt < 0 ? 0 : words[(word + idAt) & mask];
-        idHigh = idAt < 0 ? 0 : words[(word + idAt + 1) & mask];
-        bytesMin = format.minWords * 4;
-        fixedPeriod = format.fixedPeriod;
-        pidAt = format.offsets.pid;
-        timeAt = format.offsets.time;
-        periodAt = format.offsets.period;
-        chainAt = format.offsets.callchain;
+        // Of a known format, and yet the run did not take it.
+        if (format === null) listener.stray();
+        else listener.corrupt(size);
+      } else if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE) {
+        throttled(words, mask, word, size, type === RECORD.THROTTLE, formats, listener);
       }
-      if (size < bytesMin || (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size))) {
-        listener.corrupt(size);
-        continue;
-      }
-      starts[count] = word;
+      this.#taken += size;
+      this.#word = (word + (size >>> 2)) & mask;
+    }
+    this.#endRun(format, runFrom);
+    this.claimed.fill(0, 0, this.count);
+    return position + this.#taken;
+  }
+
+  #noteId(words: Uint32Array, mask: number, word: number, idAt: number): void {
+    this.#idAt = idAt;
+    this.#idLow = idAt < 0 ? 0 : words[(word + idAt) & mask];
+    this.#idHigh = idAt < 0 ? 0 : words[(word + idAt + 1) & mask];
+  }
+
+  /** Indexes samples of one format up to the first record that is none, or no sound one. */
+  #indexRun(words: Uint32Array, mask: number, limit: number, available: number, format: Format): void {
+    const { at, cpumode, pid, time, period } = this;
+    const { pid: pidAt, time: timeAt, period: periodAt, callchain: chainAt } = format.offsets;
+    const { fixedPeriod } = format;
+    const bytesMin = format.minWords * 4;
+    const idAt = this.#idAt;
+    const idLow = this.#idLow;
+    const idHigh = this.#idHigh;
+    let taken = this.#taken;
+    let word = this.#word;
+    let count = this.count;
+    while (taken < limit && count < BATCH_SAMPLES_MAX) {
+      const miscAndSize = words[(word + 1) & mask];
+      const size = miscAndSize >>> 16;
+      if (words[word] !== RECORD.SAMPLE || size < bytesMin || (size & 7) !== 0 || taken + size > available) break;
+      if (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh)) break;
+      if (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size)) break;
+      at[count] = word;
       cpumode[count] = miscAndSize & MISC_CPUMODE_MASK;
       pid[count] = pidAt < 0 ? 0 : words[(word + pidAt) & mask];
       time[count] = timeAt < 0 ? 0 : words[(word + timeAt) & mask] + words[(word + timeAt + 1) & mask] * TWO_32;
       period[count] =
         periodAt < 0 ? fixedPeriod : words[(word + periodAt) & mask] + words[(word + periodAt + 1) & mask] * TWO_32;
       count++;
+      taken += size;
+      word = (word + (size >>> 2)) & mask;
     }
-    this.#endRun(format, runFrom, count);
+    this.#taken = taken;
+    this.#word = word;
     this.count = count;
-    this.claimed.fill(0, 0, count);
-    return position + taken;
   }
 
-  /** Samples `from` to `to` were all of one format. */
-  #endRun(format: Format | null, from: number, to: number): void {
+  /** The samples from `from` on were all of one format. */
+  #endRun(format: Format | null, from: number): void {
+    const to = this.count;
     if (format === null || from === to) return;
     const { event, offsets } = format;
     this.event.fill(event, from, to);
