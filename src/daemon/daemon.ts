@@ -1,5 +1,6 @@
 /** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
 import { viewMemory } from "../pmu/ffi.js";
+import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js";
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
@@ -101,6 +102,9 @@ async function start(
     outboxes: new MemoryBudget(memoryPlan.outboxBytes),
     streams: new StreamMemory(memoryPlan.streamBytes, capacity),
   };
+  const ringCpus = source.rings.map(({ cpu }) => cpu);
+  // Other sources number CPUs of their own.
+  const topology = source.kind === "perf" ? readTopology(ringCpus, liveCpuTree) : UNKNOWN_TOPOLOGY;
   const host: DispatcherHost = new DispatcherHost({
     tableAddress: tableFile.address,
     tableBytes: bytes,
@@ -108,6 +112,7 @@ async function start(
     dispatchers,
     rings: source.rings,
     segmentBytes: memoryPlan.segmentBytes,
+    topology,
     clockIsMonotonic: source.clockIsMonotonic,
     removalBell,
     deliveryBell,
@@ -240,6 +245,12 @@ async function start(
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
 
+  if (dispatchers > ringCpus.length) {
+    log.warn(
+      { dispatchers, rings: ringCpus.length },
+      `dispatchers: ${dispatchers - ringCpus.length} of ${dispatchers} have no ring to drain; there is one ring a CPU`,
+    );
+  }
   if (fallbackReason !== null) {
     log.warn({ reason: fallbackReason }, "NO LIVE SAMPLES: the kernel refused; serving a recording instead");
   }

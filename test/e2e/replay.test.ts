@@ -93,8 +93,8 @@ test("several dispatchers: every sample is somebody's, and the books are one", B
   assert.deepEqual(
     dispatchers.map(({ cpus }) => [...cpus]),
     [
-      [0, 2],
-      [1, 3],
+      [0, 1],
+      [2, 3],
     ],
   );
   assert.ok(dispatchers.every(({ samples, corruptBytes }) => samples > 0 && corruptBytes === 0));

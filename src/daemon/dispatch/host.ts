@@ -5,7 +5,9 @@
 import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
+import type { Topology } from "../../pmu/topology.js";
 import { allocateArena, SegmentReader } from "../delivery/segments.js";
+import { assignRings } from "./assign.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { DispatcherStats } from "./stats.js";
 
@@ -17,6 +19,8 @@ export interface HostOptions {
   readonly rings: readonly RingDescriptor[];
   /** Bytes of segments, all dispatchers together. */
   readonly segmentBytes: number;
+  /** Of the rings' CPUs. */
+  readonly topology: Topology;
   readonly clockIsMonotonic: boolean;
   readonly removalBell: SharedArrayBuffer;
   readonly deliveryBell: SharedArrayBuffer;
@@ -194,14 +198,14 @@ class DispatcherThread {
 export class DispatcherHost {
   readonly threads: readonly DispatcherThread[];
 
-  /** Rings are dealt out in turn, so that neighbouring CPUs land on different dispatchers. */
   constructor(options: HostOptions) {
-    this.threads = Array.from(
-      { length: options.dispatchers },
-      (_, index) =>
+    const ringOf = new Map(options.rings.map((ring) => [ring.cpu, ring]));
+    const shares = assignRings([...ringOf.keys()], options.topology, options.dispatchers);
+    this.threads = shares.map(
+      (cpus, index) =>
         new DispatcherThread(
           index,
-          options.rings.filter((_ring, r) => r % options.dispatchers === index),
+          cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor),
           options,
         ),
     );

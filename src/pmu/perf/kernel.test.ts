@@ -1,20 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { liveKernel, parseCpuList } from "./kernel.js";
-
-describe("parseCpuList", () => {
-  it("reads the kernel's list format", () => {
-    for (const [text, cpus] of [
-      ["0", [0]],
-      ["0-3,8\n", [0, 1, 2, 3, 8]],
-      ["2,4-5,127", [2, 4, 5, 127]],
-      ["", []],
-      ["\n", []],
-    ] as const) {
-      assert.deepEqual(parseCpuList(text), [...cpus], JSON.stringify(text));
-    }
-  });
-});
+import { liveKernel } from "./kernel.js";
 
 describe("liveKernel", () => {
   it("knows this machine", () => {

@@ -4,6 +4,7 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { FLAG_FD_CLOEXEC } from "../abi.js";
+import { parseCpuList } from "../cpu-list.js";
 import * as ffi from "../ffi.js";
 
 export interface Kernel {
@@ -36,17 +37,6 @@ function readText(path: string): string | null {
   } catch {
     return null;
   }
-}
-
-/** The kernel's list format, "0-3,8", as numbers. */
-export function parseCpuList(text: string): number[] {
-  const cpus: number[] = [];
-  for (const part of text.trim().split(",")) {
-    if (part === "") continue;
-    const [first, last = first] = part.split("-").map(Number);
-    for (let cpu = first; cpu <= last; cpu++) cpus.push(cpu);
-  }
-  return cpus;
 }
 
 const PMU_DEVICES = "/sys/bus/event_source/devices";
