@@ -1,5 +1,8 @@
 /** The kernel's list format, as in cpuset(7): "0-3,8". */
 
+/** More CPUs than any kernel has: CONFIG_MAXSMP makes them 8,192. */
+export const CPUS_MAX = 8192;
+
 /** A list that the kernel wrote. */
 export function parseCpuList(text: string): number[] {
   const cpus: number[] = [];

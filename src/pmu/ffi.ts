@@ -4,6 +4,7 @@
  * Every call answers as the C library does; `Errno` carries what went wrong. Callers own what they open and map.
  */
 import koffi from "koffi";
+import { CPUS_MAX } from "./cpu-list.js";
 
 const libc = koffi.load("libc.so.6");
 
@@ -19,6 +20,9 @@ const cWriteBuffer = libc.func("long write(int fd, void *buf, size_t count)");
 const cClose = libc.func("int close(int fd)");
 const cIoctlValue = libc.func("int ioctl(int fd, unsigned long request, unsigned long value)");
 const cFlock = libc.func("int flock(int fd, int operation)");
+const cSchedSetaffinity = libc.func("int sched_setaffinity(int pid, size_t size, void *mask)");
+const cSchedGetaffinity = libc.func("int sched_getaffinity(int pid, size_t size, void *mask)");
+const cPrctlName = libc.func("prctl", "int", ["int", "str", "unsigned long", "unsigned long", "unsigned long"]);
 const cIoctlPointer = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
 
 export class Errno extends Error {
@@ -142,4 +146,30 @@ export function tryLock(fd: number): boolean {
   const errno = koffi.errno();
   if (errno === koffi.os.errno.EWOULDBLOCK) return false;
   throw new Errno("flock", errno);
+}
+
+const CALLING_THREAD = 0;
+
+/** The kernel leaves CPUs out that the process's cpuset has not, and refuses with EINVAL where none is left. */
+export function setThreadAffinity(cpus: readonly number[]): void {
+  const mask = new Uint32Array(CPUS_MAX / 32);
+  for (const cpu of cpus) {
+    if (!(cpu >= 0 && cpu < CPUS_MAX)) throw new RangeError(`CPU ${cpu}: not between 0 and ${CPUS_MAX - 1}`);
+    mask[cpu >>> 5] |= 1 << (cpu & 31);
+  }
+  check("sched_setaffinity", cSchedSetaffinity(CALLING_THREAD, mask.byteLength, mask));
+}
+
+/** The CPUs that the calling thread may run on, in order. */
+export function threadAffinity(): number[] {
+  const mask = new Uint32Array(CPUS_MAX / 32);
+  check("sched_getaffinity", cSchedGetaffinity(CALLING_THREAD, mask.byteLength, mask));
+  return Array.from({ length: CPUS_MAX }, (_, cpu) => cpu).filter((cpu) => (mask[cpu >>> 5] >>> (cpu & 31)) & 1);
+}
+
+const PR_SET_NAME = 15;
+
+/** What `top -H` and /proc show of the calling thread; the kernel keeps 15 bytes. */
+export function setThreadName(name: string): void {
+  check("prctl", cPrctlName(PR_SET_NAME, name, 0, 0, 0));
 }
