@@ -7,7 +7,16 @@ import type {
   ListEventsResponse,
   Overload,
 } from "../typescript/index.js";
-import { formatBytes, formatLosses, formatNs, formatRate, formatTable, type Output, printable } from "./output.js";
+import {
+  formatBytes,
+  formatCpus,
+  formatLosses,
+  formatNs,
+  formatRate,
+  formatTable,
+  type Output,
+  printable,
+} from "./output.js";
 
 export async function status(client: BrokerClient, output: Output, json: boolean): Promise<void> {
   const answer = await client.getStatus();
@@ -144,7 +153,8 @@ function formatStatus(answer: GetStatusResponse): string {
   }
   const dispatchers = answer.dispatchers.map((one) => [
     String(one.index),
-    one.cpus.join(","),
+    formatCpus(one.cpus) || "-",
+    formatCpus(one.pinnedCpus) || "-",
     String(one.wakeups),
     String(one.drains),
     String(one.samples),
@@ -163,7 +173,7 @@ function formatStatus(answer: GetStatusResponse): string {
   ]);
   return (
     lines.map(([name, value]) => `${`${name}:`.padEnd(17)}${value}\n`).join("") +
-    `\n${formatTable(["DISPATCHER", "CPUS", "WAKEUPS", "DRAINS", "SAMPLES", "CORRUPT BYTES", "BUSY", "FULLEST RING"], dispatchers)}` +
+    `\n${formatTable(["DISPATCHER", "CPUS", "PINNED TO", "WAKEUPS", "DRAINS", "SAMPLES", "CORRUPT BYTES", "BUSY", "FULLEST RING"], dispatchers)}` +
     (armed.length === 0
       ? "\nno event is armed\n"
       : `\n${formatTable(["ARMED EVENT", "HANDLERS", "SAMPLES", "UNCLAIMED", "KERNEL LOST", "THROTTLED", "RUNNING"], armed)}`)

@@ -257,7 +257,10 @@ test("status, events, handlers, watch and deregister", async () => {
         fallback: true,
         sourceReason: "CAP_PERFMON is missing",
         totals: { samples: 12 },
-        dispatchers: [{ cpus: [0, 1], busyRatio: 0.97, ringFillPeak: 1 }],
+        dispatchers: [
+          { index: 0, cpus: [0, 1, 2, 8, 10, 9], pinnedCpus: [3, 4], busyRatio: 0.97, ringFillPeak: 1 },
+          { index: 1, wakeups: 7 },
+        ],
         events: [
           { name: "cpu-clock", frequencyHz: 997, timeEnabledSeconds: 2, timeRunningSeconds: 1 },
           { name: "cycles", frequencyHz: 997, loweredFrequencyHz: 499 },
@@ -279,7 +282,9 @@ test("status, events, handlers, watch and deregister", async () => {
   assert.match(statusText, /^cycles at 997 Hz, LOWERED: at 499 Hz +0/m);
   assert.match(statusText, /^faults each 10, LOWERED: each 20 +0/m);
   assert.match(statusText, /^overload: +OVERLOADED for 2\.5 s, 7 samples lost by the kernel: why$/m);
-  assert.match(statusText, /^0 +0,1 .* 97 % +100 %$/m);
+  assert.match(statusText, /^0 +0-2,8-10 +3-4 .* 97 % +100 %$/m);
+  assert.match(statusText, /^0 +0-2,8-10 +3-4 +0 /m);
+  assert.match(statusText, /^1 +- +- +7 /m);
   const listed = (await run(server, "events")).stdout;
   assert.match(listed, /^cpu-clock +software +cpu_clock +yes$/m);
   assert.match(listed, /^cycles +hardware +no: this machine has no PMU$/m);

@@ -71,6 +71,17 @@ export function formatBytes(bytes: number): string {
   return `${(bytes / 1024 ** 2).toFixed(1)} MiB`;
 }
 
+/** In the kernel's list format, "0-3,8". */
+export function formatCpus(cpus: readonly number[]): string {
+  const ranges: [first: number, last: number][] = [];
+  for (const cpu of cpus.toSorted((a, b) => a - b)) {
+    const range = ranges.at(-1);
+    if (range !== undefined && range[1] === cpu - 1) range[1] = cpu;
+    else ranges.push([cpu, cpu]);
+  }
+  return ranges.map(([first, last]) => (first === last ? String(first) : `${first}-${last}`)).join(",");
+}
+
 /** "at 997 Hz", "each 1000", or nothing where every sample is sent. */
 export function formatRate(rate: { readonly frequencyHz: number; readonly period: number }): string {
   if (rate.frequencyHz > 0) return ` at ${rate.frequencyHz} Hz`;

@@ -221,6 +221,7 @@ export interface HandlerChange {
 
 export interface DispatcherStatus {
   readonly index: number;
+  /** Whose rings it drains. */
   readonly cpus: readonly number[];
   readonly wakeups: number;
   readonly drains: number;
@@ -230,6 +231,8 @@ export interface DispatcherStatus {
   readonly restarts: number;
   /** Samples drained that belong to no armed event. */
   readonly straySamples: number;
+  /** That its thread may run on; empty when it is not pinned. */
+  readonly pinnedCpus: readonly number[];
   /** Share of the last second or so that it was not asleep. */
   readonly busyRatio: number;
   /** How full, 0 to 1, the fullest ring was that it came to in that time, rounded up to a tenth; half is as it should be. */

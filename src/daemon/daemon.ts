@@ -1,5 +1,6 @@
 /** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
 import { viewMemory } from "../pmu/ffi.js";
+import type { RingDescriptor } from "../pmu/source.js";
 import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js";
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
@@ -14,7 +15,9 @@ import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
+import { assignRings } from "./dispatch/assign.js";
 import { DispatcherHost } from "./dispatch/host.js";
+import { liveCpuState, planPinning } from "./dispatch/pinning.js";
 import { EVENT_STAT } from "./dispatch/stats.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
@@ -54,7 +57,7 @@ class Undo {
   }
 }
 
-/** Throws PmuError, RuntimeDirError, ListenError or MetricsListenError: each says what to do. `onFatal` ends the daemon. */
+/** Throws PmuError, RuntimeDirError, PinningError, ListenError or MetricsListenError: each says what to do. `onFatal` ends the daemon. */
 export async function startDaemon(
   config: DaemonConfig,
   version: string,
@@ -104,15 +107,18 @@ async function start(
   };
   const ringCpus = source.rings.map(({ cpu }) => cpu);
   // Other sources number CPUs of their own.
-  const topology = source.kind === "perf" ? readTopology(ringCpus, liveCpuTree) : UNKNOWN_TOPOLOGY;
+  const isThisMachine = source.kind === "perf";
+  const topology = isThisMachine ? readTopology(ringCpus, liveCpuTree) : UNKNOWN_TOPOLOGY;
+  const shares = assignRings(ringCpus, topology, dispatchers);
+  const near = shares.map((cpus) => (isThisMachine ? cpus : []));
+  const ringOf = new Map(source.rings.map((ring) => [ring.cpu, ring]));
   const host: DispatcherHost = new DispatcherHost({
     tableAddress: tableFile.address,
     tableBytes: bytes,
     capacity,
-    dispatchers,
-    rings: source.rings,
     segmentBytes: memoryPlan.segmentBytes,
-    topology,
+    rings: shares.map((cpus) => cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor)),
+    pinning: planPinning(config.dispatcherCpus, near, liveCpuState()),
     clockIsMonotonic: source.clockIsMonotonic,
     removalBell,
     deliveryBell,
@@ -123,6 +129,7 @@ async function start(
       broker.dispatcherDied(index);
       return table.bury(index);
     },
+    onPinningProblem: (index, problem) => log.warn({ dispatcher: index }, problem),
     onFatal,
   });
   undo.push(() => host.stop());
@@ -227,6 +234,7 @@ async function start(
     now,
   };
   const snapshot = () => collect(parts);
+  await host.started();
   const metrics =
     config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
   if (metrics !== null) undo.push(() => metrics.close());

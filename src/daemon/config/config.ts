@@ -1,5 +1,6 @@
 /** The configuration as the daemon uses it: parsed, checked, frozen. */
 import type { ListenAddress, TcpAddress } from "./address.js";
+import type { DispatcherCpus } from "./dispatcher-cpus.js";
 import type { LogLevel, OverloadPolicy } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
 
@@ -35,6 +36,8 @@ export interface DaemonConfig {
   /** A replay's file is absolute. */
   readonly source: SourceSpec;
   readonly dispatchers: number;
+  /** As many lists as there are dispatchers, where it is lists. */
+  readonly dispatcherCpus: DispatcherCpus;
   /** Slots in the handler table. */
   readonly capacity: number;
   readonly logLevel: LogLevel;

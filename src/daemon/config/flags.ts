@@ -1,5 +1,6 @@
 /** The daemon's command line. */
 import { Command, CommanderError, Option } from "commander";
+import { DISPATCHER_CPUS_SYNTAX } from "./dispatcher-cpus.js";
 import type { Problem } from "./errors.js";
 import type { Layer, RawValue } from "./layers.js";
 import { RANGES } from "./limits.js";
@@ -13,6 +14,7 @@ const KEY_BY_OPTION = new Map<string, Key>([
   ["runtimeDir", "runtime_dir"],
   ["source", "source"],
   ["dispatchers", "dispatchers"],
+  ["dispatcherCpus", "dispatcher_cpus"],
   ["capacity", "capacity"],
   ["logLevel", "log_level"],
   ["overload", "overload"],
@@ -41,6 +43,7 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
     .option("--runtime-dir <dir>", `where the handler table lives, on tmpfs (default: ${defaults.get("runtime_dir")})`)
     .option("--source <source>", `${SOURCE_SYNTAX} (default: ${defaults.get("source")})`)
     .option("--dispatchers <n>", `threads that drain rings (default: ${RANGES.dispatchers.default})`)
+    .option("--dispatcher-cpus <cpus>", `${DISPATCHER_CPUS_SYNTAX} (default: ${defaults.get("dispatcher_cpus")})`)
     .option("--capacity <n>", `slots in the handler table (default: ${RANGES.capacity.default})`)
     .option("--log-level <level>", `${LOG_LEVELS.join(", ")} (default: ${defaults.get("log_level")})`)
     .option(

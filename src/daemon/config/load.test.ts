@@ -72,6 +72,7 @@ describe("defaults", () => {
       runtimeDir: "/run/nmid",
       source: { kind: "auto" },
       dispatchers: 1,
+      dispatcherCpus: { kind: "off" },
       capacity: 256,
       logLevel: "info",
       overload: "report",
@@ -166,7 +167,9 @@ describe("each place", () => {
       "--overload",
       "lower",
     ];
-    const config = run({ argv: [...argv, "--listen", "unix:s", "--capacity", "1", "--dispatchers=64"] });
+    const config = run({
+      argv: [...argv, "--listen", "unix:s", "--capacity", "1", "--dispatchers=64", "--dispatcher-cpus", "auto"],
+    });
     assert.deepEqual(config.metrics, { host: "0.0.0.0", port: 0 });
     assert.equal(config.runtimeDir, "/some dir/rel");
     assert.deepEqual(config.source, { kind: "replay", file: "/some dir/r.data" });
@@ -175,6 +178,7 @@ describe("each place", () => {
     assert.deepEqual(config.listen, [{ kind: "unix", path: "/some dir/s" }]);
     assert.equal(config.capacity, 1);
     assert.equal(config.dispatchers, 64);
+    assert.deepEqual(config.dispatcherCpus, { kind: "auto" });
   });
 
   test("every variable; an empty one is not set, and the client's is not the daemon's", () => {
@@ -184,6 +188,7 @@ describe("each place", () => {
       NMID_RUNTIME_DIR: "/r",
       NMID_SOURCE: "synthetic:1000,cpus=2",
       NMID_DISPATCHERS: "2",
+      NMID_DISPATCHER_CPUS: "0-2,9; 4",
       NMID_CAPACITY: "",
       NMID_LOG_LEVEL: "warn",
       NMID_RING_KIB: "8",
@@ -200,6 +205,7 @@ describe("each place", () => {
     assert.equal(config.runtimeDir, "/r");
     assert.deepEqual(config.source, { kind: "synthetic", ratePerSecond: 1000, cpus: 2, seed: 1 });
     assert.equal(config.dispatchers, 2);
+    assert.deepEqual(config.dispatcherCpus, { kind: "lists", lists: [[0, 1, 2, 9], [4]] });
     assert.equal(config.capacity, 256);
     assert.equal(config.logLevel, "warn");
     assert.equal(config.ringKib, 8);
@@ -211,6 +217,12 @@ describe("each place", () => {
     assert.equal(config.limits.leaseMaxMs, 20_000);
     assert.equal(config.limits.flushIntervalDefaultMs, 0);
     for (const file of ["", "# nothing\n", "---\n", "limits:\n"]) assert.deepEqual(run({ file }), run({}));
+  });
+
+  test("in the file one CPU is a number, and several are text", () => {
+    assert.deepEqual(run({ file: "dispatcher_cpus: 3" }).dispatcherCpus, { kind: "lists", lists: [[3]] });
+    const two = run({ file: "dispatchers: 2\ndispatcher_cpus: 7,0-1;5 # two\n" });
+    assert.deepEqual(two.dispatcherCpus, { kind: "lists", lists: [[0, 1, 7], [5]] });
   });
 
   test("a real file through the process's own io", () => {
@@ -319,6 +331,22 @@ describe("bad input names its place and the remedy", () => {
       /^flag --source: "kernel" is no source; give auto, perf, replay:FILE or/,
     ],
     [
+      "CPUs",
+      { argv: ["--dispatcher-cpus", "all"] },
+      /^flag --dispatcher-cpus: "all" has "all" for dispatcher 0; give off, auto, or a list of CPUs for each dispatcher/,
+    ],
+    ["CPUs as a list", { file: "dispatcher_cpus: [0, 1]" }, /key dispatcher_cpus: \[0,1\] is not text; give off, auto/],
+    [
+      "fewer CPU lists than dispatchers",
+      { argv: ["--dispatcher-cpus", "0-3"], env: { NMID_DISPATCHERS: "2" } },
+      /^flag --dispatcher-cpus and NMID_DISPATCHERS: dispatcher_cpus has CPUs for 1 dispatcher and dispatchers is 2; give as many lists, separated by ";", as there are dispatchers, or set dispatchers to 1$/,
+    ],
+    [
+      "more CPU lists than dispatchers",
+      { file: "dispatcher_cpus: 0;1" },
+      /^f\.yaml:1 key dispatcher_cpus and default: dispatcher_cpus has CPUs for 2 dispatchers and dispatchers is 1; /,
+    ],
+    [
       "same address twice",
       { argv: ["--listen", "unix:a", "--listen", "unix:/some dir/a"] },
       /^flag --listen: unix:\/some dir\/a is given twice/,
@@ -385,6 +413,7 @@ describe("what is printed", () => {
       "runtime-dir",
       "source",
       "dispatchers",
+      "dispatcher-cpus",
       "capacity",
       "log-level",
       "overload",
@@ -404,6 +433,9 @@ describe("what is printed", () => {
         argv: ["--source", "replay:a b#c.data", "--metrics", "[::]:1"],
         file: "log_level: trace\nring_kib: 64\noverload: lower\n",
       },
+      { argv: ["--dispatchers", "2", "--dispatcher-cpus", "4,0-2;3"] },
+      { argv: ["--dispatcher-cpus", "5"] },
+      { argv: ["--dispatcher-cpus", "auto"] },
       { argv: ["--source", "synthetic:5,seed=9,cpus=3"], file: "limits: {lease_max_ms: 10001}\n" },
     ];
     for (const input of inputs) {

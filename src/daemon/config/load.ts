@@ -74,6 +74,7 @@ function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
     ["metrics", { raw: "127.0.0.1:9810", origin: "default" }],
     ["runtime_dir", { raw: dir, origin }],
     ["source", { raw: "auto", origin: "default" }],
+    ["dispatcher_cpus", { raw: "off", origin: "default" }],
     ["log_level", { raw: "info", origin: "default" }],
     ["overload", { raw: "report", origin: "default" }],
     ...Object.entries(RANGES).map(([key, range]): [Key, RawValue] => [
@@ -134,6 +135,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
     runtimeDir: resolve(cwd, settings.runtime_dir),
     source: resolveSource(settings.source, cwd),
     dispatchers: settings.dispatchers,
+    dispatcherCpus: settings.dispatcher_cpus,
     capacity: settings.capacity,
     logLevel: settings.log_level,
     overload: settings.overload,
@@ -177,6 +179,15 @@ function crossCheck(
       origin: `${origin(small)} and ${origin(large)}`,
       what: `${small} (${settings[small]})${factor} is above ${large} (${settings[large]}): ${reason}`,
       remedy: `lower ${small} or raise ${large}`,
+    });
+  }
+  const { dispatchers, dispatcherCpus } = config;
+  if (dispatcherCpus.kind === "lists" && dispatcherCpus.lists.length !== dispatchers && !refused.has("dispatchers")) {
+    const lists = dispatcherCpus.lists.length;
+    problems.push({
+      origin: `${origin("dispatcher_cpus")} and ${origin("dispatchers")}`,
+      what: `dispatcher_cpus has CPUs for ${lists} ${lists === 1 ? "dispatcher" : "dispatchers"} and dispatchers is ${dispatchers}`,
+      remedy: `give as many lists, separated by ";", as there are dispatchers, or set dispatchers to ${lists}`,
     });
   }
   if (!refused.has("listen")) problems.push(...checkAddresses(config, origin, refused));

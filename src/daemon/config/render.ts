@@ -2,6 +2,7 @@
 import { Document } from "yaml";
 import { formatListenAddress, formatTcpAddress } from "./address.js";
 import type { DaemonConfig } from "./config.js";
+import { formatDispatcherCpus } from "./dispatcher-cpus.js";
 import type { Key } from "./schema.js";
 import { formatSource } from "./source-spec.js";
 
@@ -18,6 +19,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("runtime_dir", config.runtimeDir);
   put("source", formatSource(config.source));
   put("dispatchers", config.dispatchers);
+  put("dispatcher_cpus", formatDispatcherCpus(config.dispatcherCpus));
   put("capacity", config.capacity);
   put("log_level", config.logLevel);
   put("overload", config.overload);

@@ -1,6 +1,7 @@
 /** The keys of the configuration: what each accepts, wherever it is given. */
 import { z } from "zod";
 import { type Parsed, parseListenAddress, parseTcpAddress, type TcpAddress } from "./address.js";
+import { DISPATCHER_CPUS_SYNTAX, parseDispatcherCpus } from "./dispatcher-cpus.js";
 import { type NumberKey, RANGES, type Range } from "./limits.js";
 import { parseSource, SOURCE_SYNTAX } from "./source-spec.js";
 
@@ -58,6 +59,11 @@ export const settingsSchema = z.object({
   metrics: parsed(parseMetrics),
   runtime_dir: parsed(parseRuntimeDir),
   source: parsed(parseSource),
+  // In a file a single CPU is a number.
+  dispatcher_cpus: z.preprocess(
+    (input) => (Number.isInteger(input) ? String(input) : input),
+    parsed(parseDispatcherCpus),
+  ),
   log_level: z.enum(LOG_LEVELS, { error: ({ input }) => `${show(input)} is no log level` }),
   overload: z.enum(OVERLOAD_POLICIES, { error: ({ input }) => `${show(input)} is no policy for overload` }),
   ...numbers,
@@ -98,6 +104,8 @@ export function remedyFor(key: Key): string {
       return "give a directory";
     case "source":
       return `give ${SOURCE_SYNTAX}`;
+    case "dispatcher_cpus":
+      return `give ${DISPATCHER_CPUS_SYNTAX}`;
     case "log_level":
       return `give one of ${LOG_LEVELS.join(", ")}`;
     case "overload":

@@ -5,22 +5,21 @@
 import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
-import type { Topology } from "../../pmu/topology.js";
 import { allocateArena, SegmentReader } from "../delivery/segments.js";
-import { assignRings } from "./assign.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
+import { NOT_PINNED, type Pinned, PinningError, pinningProblem } from "./pinning.js";
 import { DispatcherStats } from "./stats.js";
 
 export interface HostOptions {
   readonly tableAddress: bigint;
   readonly tableBytes: number;
   readonly capacity: number;
-  readonly dispatchers: number;
-  readonly rings: readonly RingDescriptor[];
+  /** Those of each dispatcher; it may have none. */
+  readonly rings: readonly (readonly RingDescriptor[])[];
+  /** The CPUs that each dispatcher's thread is pinned to; null: none is pinned. */
+  readonly pinning: readonly (readonly number[])[] | null;
   /** Bytes of segments, all dispatchers together. */
   readonly segmentBytes: number;
-  /** Of the rings' CPUs. */
-  readonly topology: Topology;
   readonly clockIsMonotonic: boolean;
   readonly removalBell: SharedArrayBuffer;
   readonly deliveryBell: SharedArrayBuffer;
@@ -29,6 +28,8 @@ export interface HostOptions {
    * slots it was inside; then another takes its place.
    */
   readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher that took another's place could not be pinned as that one had been; it runs all the same. */
+  readonly onPinningProblem: (index: number, problem: string) => void;
   /** A dispatcher dies again and again: there is no point in another. */
   readonly onFatal: (error: Error) => void;
 }
@@ -87,6 +88,8 @@ class DispatcherThread {
   readonly stats = new DispatcherStats();
   readonly segments: SegmentReader;
   readonly dirty: Int32Array;
+  /** Rejects with PinningError when its thread may not run where it should. */
+  readonly started: Promise<void>;
   /** Times it died and was replaced. */
   restarts = 0;
   readonly #setup: Omit<DispatcherSetup, "initial" | "abandoned">;
@@ -95,16 +98,19 @@ class DispatcherThread {
   /** What has not been answered, in order. */
   readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
   readonly #deathsMs: number[] = [];
+  #settleStart: ((problem: Error | null) => void) | null = null;
+  #pinned: Pinned = NOT_PINNED;
   #worker: Worker;
   #exited: Promise<void> = Promise.resolve();
   #sequence = 0;
   #stopping = false;
 
-  constructor(index: number, rings: readonly RingDescriptor[], options: HostOptions) {
+  constructor(index: number, options: HostOptions) {
+    const rings = options.rings[index];
     this.cpus = rings.map((ring) => ring.cpu);
     const dirty = new SharedArrayBuffer(Math.ceil(options.capacity / 32) * 4);
     this.dirty = new Int32Array(dirty);
-    const segments = allocateArena(options.segmentBytes / options.dispatchers);
+    const segments = allocateArena(options.segmentBytes / options.rings.length);
     this.segments = new SegmentReader(segments);
     this.#options = options;
     this.#setup = {
@@ -112,8 +118,9 @@ class DispatcherThread {
       tableAddress: options.tableAddress,
       tableBytes: options.tableBytes,
       capacity: options.capacity,
-      dispatchers: options.dispatchers,
+      dispatchers: options.rings.length,
       rings,
+      pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
       stats: this.stats.buffer,
       segments,
@@ -122,14 +129,27 @@ class DispatcherThread {
       dirty,
       controlFd: eventfd(),
     };
+    this.started = new Promise((resolve, reject) => {
+      this.#settleStart = (problem) => (problem === null ? resolve() : reject(problem));
+    });
+    // Whoever starts the daemon sees it; a stop before that is no reason to end the process.
+    this.started.catch(() => {});
     this.#worker = this.#start(null);
+  }
+
+  /** The CPUs its thread was pinned to when it started; empty when it is not pinned. */
+  get pinnedCpus(): readonly number[] {
+    return this.#pinned.cpus;
   }
 
   #start(abandoned: readonly number[] | null): Worker {
     const { index } = this.#setup;
     const workerData: DispatcherSetup = { ...this.#setup, initial: this.#ledger.controls(), abandoned };
     const worker = new Worker(new URL("./worker.js", import.meta.url), { workerData, name: `dispatcher ${index}` });
-    worker.on("message", ({ sequence }: Answer) => this.#answered(sequence));
+    worker.on("message", (answer: Answer) => {
+      if (answer.kind === "started") this.#begun(answer.pinned);
+      else this.#answered(answer.sequence);
+    });
     let failure: Error | null = null;
     worker.on("error", (error: Error) => {
       failure = error;
@@ -150,9 +170,11 @@ class DispatcherThread {
     this.#deathsMs.push(nowMs);
     while (nowMs - this.#deathsMs[0] > DEATHS_WINDOW_MS) this.#deathsMs.shift();
     if (this.#deathsMs.length > DEATHS_MAX) {
-      this.#options.onFatal(
-        new Error(`dispatcher ${index} died ${DEATHS_MAX + 1} times in a row: ${error.message}`, { cause: error }),
-      );
+      const fatal = new Error(`dispatcher ${index} died ${DEATHS_MAX + 1} times in a row: ${error.message}`, {
+        cause: error,
+      });
+      this.#settleStart?.(fatal);
+      this.#options.onFatal(fatal);
       return;
     }
     const abandoned = this.#options.onDeath(index, error);
@@ -163,6 +185,15 @@ class DispatcherThread {
       if (control.kind === "fail") this.#answered(sequence);
       else this.#post(sequence, control);
     }
+  }
+
+  #begun(pinned: Pinned): void {
+    const { index, pinTo } = this.#setup;
+    this.#pinned = pinned;
+    const problem = pinningProblem(index, pinTo, pinned);
+    if (this.#settleStart !== null) this.#settleStart(problem === null ? null : new PinningError(problem));
+    else if (problem !== null) this.#options.onPinningProblem(index, problem);
+    this.#settleStart = null;
   }
 
   #answered(sequence: number): void {
@@ -199,16 +230,12 @@ export class DispatcherHost {
   readonly threads: readonly DispatcherThread[];
 
   constructor(options: HostOptions) {
-    const ringOf = new Map(options.rings.map((ring) => [ring.cpu, ring]));
-    const shares = assignRings([...ringOf.keys()], options.topology, options.dispatchers);
-    this.threads = shares.map(
-      (cpus, index) =>
-        new DispatcherThread(
-          index,
-          cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor),
-          options,
-        ),
-    );
+    this.threads = options.rings.map((_, index) => new DispatcherThread(index, options));
+  }
+
+  /** Resolves when every dispatcher runs, where it should. Rejects with PinningError, or when one dies again and again. */
+  async started(): Promise<void> {
+    await Promise.all(this.threads.map((thread) => thread.started));
   }
 
   /** Tells every dispatcher; resolves when all have done it. */

@@ -2,6 +2,7 @@
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
 import type { OutboxShape } from "../delivery/outbox.js";
 import type { FilterSpec } from "./filter.js";
+import type { Pinned } from "./pinning.js";
 import type { EventPace } from "./thinning.js";
 
 /** One of a handler's events, as its dispatchers need it. */
@@ -44,7 +45,9 @@ export type FaultPoint = "now" | "entered" | "matched";
 
 /** Each control message is answered in order. */
 export type Request = { readonly sequence: number; readonly control: Control };
-export type Answer = { readonly sequence: number };
+export type Answer =
+  /** Comes first, before anything is drained. */
+  { readonly kind: "started"; readonly pinned: Pinned } | { readonly kind: "done"; readonly sequence: number };
 
 export interface DispatcherSetup {
   readonly index: number;
@@ -53,6 +56,8 @@ export interface DispatcherSetup {
   readonly capacity: number;
   readonly dispatchers: number;
   readonly rings: readonly RingDescriptor[];
+  /** The CPUs to run on; null: any. */
+  readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;
   readonly stats: SharedArrayBuffer;
   /** The dispatcher's arena of segments. */

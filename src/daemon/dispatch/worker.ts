@@ -1,7 +1,18 @@
 /** A dispatcher's thread: sleeps in poll on its rings and on its control fd, drains, and answers control messages. */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { PAGE_BYTES } from "../../pmu/abi.js";
-import { clearEventfd, POLLERR, POLLHUP, POLLIN, poll, viewMemory } from "../../pmu/ffi.js";
+import {
+  clearEventfd,
+  Errno,
+  POLLERR,
+  POLLHUP,
+  POLLIN,
+  poll,
+  setThreadAffinity,
+  setThreadName,
+  threadAffinity,
+  viewMemory,
+} from "../../pmu/ffi.js";
 import { RingReader } from "../../pmu/ring.js";
 import { SlotCounters } from "../../registry/counters.js";
 import { tableLayout } from "../../registry/layout.js";
@@ -12,6 +23,7 @@ import { SegmentWriter } from "../delivery/segments.js";
 import { BusyClock } from "./busy-clock.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
+import { NOT_PINNED, type Pinned } from "./pinning.js";
 import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
 
 /** Sleeping forever is right only when nothing is armed; a handler that waits for nothing else gets its own wake-ups. */
@@ -27,6 +39,8 @@ if (parentPort === null) throw new Error("a dispatcher runs in a worker thread")
 run(workerData as DispatcherSetup, parentPort);
 
 function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void {
+  setThreadName(`nmid-disp-${setup.index}`);
+  port.postMessage({ kind: "started", pinned: pin(setup.pinTo) } satisfies Answer);
   const memory = viewMemory(setup.tableAddress, setup.tableBytes);
   const layout = tableLayout(setup.capacity, setup.dispatchers);
   const stats = new DispatcherStats(setup.stats);
@@ -92,7 +106,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       const { sequence, control } = message.message as Request;
       if (DRAINED_BEFORE.has(control.kind)) drain();
       apply(control);
-      port.postMessage({ sequence } satisfies Answer);
+      port.postMessage({ kind: "done", sequence } satisfies Answer);
       if (control.kind === "stop") {
         busy.end();
         return;
@@ -112,6 +126,18 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       if ((revents & (POLLERR | POLLHUP)) !== 0) pollFds[2 * (i + 1)] = IGNORED_BY_POLL;
       else if (ring.pollKind === "eventfd" && revents !== 0) clearEventfd(ring.pollFd);
     });
+  }
+}
+
+/** A dispatcher that may not run where it should runs elsewhere: whether that will do is not for it to say. */
+function pin(cpus: readonly number[] | null): Pinned {
+  if (cpus === null) return NOT_PINNED;
+  try {
+    setThreadAffinity(cpus);
+    return { cpus: threadAffinity(), refusal: null };
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    return { cpus: [], refusal: error.message };
   }
 }
 

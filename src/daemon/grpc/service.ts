@@ -183,13 +183,16 @@ function statusMessage(parts: ServiceParts): object {
     listen_addresses: listen,
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
-    dispatchers: dispatchers.map(({ corruptBytes, straySamples, busyRatio, ringFillPeak, ...dispatcher }) => ({
-      ...dispatcher,
-      corrupt_bytes: corruptBytes,
-      stray_samples: straySamples,
-      busy_ratio: busyRatio,
-      ring_fill_peak: ringFillPeak,
-    })),
+    dispatchers: dispatchers.map(
+      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, ...dispatcher }) => ({
+        ...dispatcher,
+        pinned_cpus: pinnedCpus,
+        corrupt_bytes: corruptBytes,
+        stray_samples: straySamples,
+        busy_ratio: busyRatio,
+        ring_fill_peak: ringFillPeak,
+      }),
+    ),
     events: events.map((event) => ({
       name: event.name,
       frequency_hz: event.frequencyHz,

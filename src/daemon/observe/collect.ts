@@ -64,9 +64,10 @@ export function collect(parts: CollectParts): Snapshot {
     },
     uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
     capacity: parts.table.layout.capacity,
-    dispatchers: host.threads.map(({ cpus, stats, restarts }, index) => ({
+    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts }, index) => ({
       index,
       cpus,
+      pinnedCpus,
       wakeups: stats.words[DISPATCHER_STAT.WAKEUPS],
       drains: stats.words[DISPATCHER_STAT.DRAINS],
       samples: stats.words[DISPATCHER_STAT.SAMPLES],

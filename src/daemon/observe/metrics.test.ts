@@ -70,6 +70,7 @@ function dispatcher(index: number, change: Partial<DispatcherSnapshot> = {}): Di
   return {
     index,
     cpus: [index],
+    pinnedCpus: [],
     wakeups: 11,
     drains: 12,
     samples: 13,

@@ -37,7 +37,10 @@ export interface EventSnapshot {
 
 export interface DispatcherSnapshot {
   readonly index: number;
+  /** Whose rings it drains. */
   readonly cpus: readonly number[];
+  /** That its thread may run on; empty when it is not pinned. */
+  readonly pinnedCpus: readonly number[];
   readonly wakeups: number;
   readonly drains: number;
   readonly samples: number;
