@@ -5,7 +5,7 @@ import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js"
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
-import { AtomicDoorbell, AtomicWords } from "../registry/words.js";
+import { AtomicWords } from "../registry/words.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { Broker } from "./broker/broker.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
@@ -16,8 +16,10 @@ import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { assignRings } from "./dispatch/assign.js";
+import type { DeliveryBell } from "./dispatch/delivery-bell.js";
 import { DispatcherHost } from "./dispatch/host.js";
 import { liveCpuState, planPinning } from "./dispatch/pinning.js";
+import { SharedMemory } from "./dispatch/shared-memory.js";
 import { EVENT_STAT } from "./dispatch/stats.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
@@ -94,10 +96,9 @@ async function start(
   undo.push(() => tableFile.close());
   const memory = viewMemory(tableFile.address, bytes);
   const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
-  const removalBell = new SharedArrayBuffer(4);
-  const deliveryBell = new SharedArrayBuffer(4);
+  const shared = new SharedMemory(capacity, dispatchers);
   const words = new AtomicWords(memory);
-  const table = new HandlerTable(memory, layout, new AtomicDoorbell(removalBell), words, REMOVAL_LOOKS);
+  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS);
   const counters = new SlotCounters(memory, layout);
 
   const memoryPlan = planMemory(config.limits.memoryMaxBytes);
@@ -120,8 +121,7 @@ async function start(
     rings: shares.map((cpus) => cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor)),
     pinning: planPinning(config.dispatcherCpus, near, liveCpuState()),
     clockIsMonotonic: source.clockIsMonotonic,
-    removalBell,
-    deliveryBell,
+    shared,
     onDeath: (index, error) => {
       log.error({ err: error, dispatcher: index }, "dispatcher died; another takes its place");
       // What it owed is settled before its announcements are retracted: a removal that waits for it then finds the books
@@ -211,7 +211,7 @@ async function start(
   undo.push(() => {
     if (housekeeping !== null) clearInterval(housekeeping);
   });
-  const delivering = deliver(broker, host, new AtomicDoorbell(deliveryBell));
+  const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
 
   const parts: CollectParts = {
@@ -275,20 +275,18 @@ async function start(
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */
-function deliver(broker: Broker, host: DispatcherHost, bell: AtomicDoorbell): { stop: () => Promise<void> } {
+function deliver(broker: Broker, host: DispatcherHost, bell: DeliveryBell): { stop: () => Promise<void> } {
   let stopped = false;
   const loop = (async () => {
     while (!stopped) {
-      // The value first: what is left after the look has rung past it.
-      const value = bell.value();
       host.takeDirty((slot) => broker.wake(slot));
-      await bell.waitPast(value, Number.POSITIVE_INFINITY);
+      await bell.sleep();
     }
   })();
   return {
     stop: async () => {
       stopped = true;
-      bell.ring();
+      bell.wake();
       await loop;
     },
   };

@@ -9,6 +9,7 @@ import { tableLayout } from "../../registry/layout.js";
 import { formatTable } from "../../registry/table.js";
 import { DispatcherHost } from "./host.js";
 import { PinningError } from "./pinning.js";
+import { SharedMemory } from "./shared-memory.js";
 
 const BOUNDED = { timeout: 30_000 };
 const CAPACITY = 1;
@@ -25,7 +26,6 @@ function start(t: TestContext, pinning: (readonly number[])[] | null, dispatcher
   const { bytes } = tableLayout(CAPACITY, dispatchers);
   const tableAddress = mapAnonymous(bytes);
   formatTable(viewMemory(tableAddress, bytes), {
-    segmentBytes: 2 ** 20,
     capacity: CAPACITY,
     dispatchers,
     daemonPid: process.pid,
@@ -38,11 +38,11 @@ function start(t: TestContext, pinning: (readonly number[])[] | null, dispatcher
     tableAddress,
     tableBytes: bytes,
     capacity: CAPACITY,
+    segmentBytes: 2 ** 20,
     rings: Array.from({ length: dispatchers }, () => []),
     pinning,
     clockIsMonotonic: true,
-    removalBell: new SharedArrayBuffer(4),
-    deliveryBell: new SharedArrayBuffer(4),
+    shared: new SharedMemory(CAPACITY, dispatchers),
     onDeath: () => [],
     onPinningProblem: (index, text) => problems.emit("problem", index, text),
     onFatal: (error) => problems.emit("error", error),

@@ -6,9 +6,11 @@ import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
 import { allocateArena, SegmentReader } from "../delivery/segments.js";
+import type { DeliveryBell } from "./delivery-bell.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { NOT_PINNED, type Pinned, PinningError, pinningProblem } from "./pinning.js";
-import { DispatcherStats } from "./stats.js";
+import type { SharedMemory } from "./shared-memory.js";
+import type { DispatcherStats } from "./stats.js";
 
 export interface HostOptions {
   readonly tableAddress: bigint;
@@ -21,8 +23,8 @@ export interface HostOptions {
   /** Bytes of segments, all dispatchers together. */
   readonly segmentBytes: number;
   readonly clockIsMonotonic: boolean;
-  readonly removalBell: SharedArrayBuffer;
-  readonly deliveryBell: SharedArrayBuffer;
+  /** For as many handlers and dispatchers. */
+  readonly shared: SharedMemory;
   /**
    * A dispatcher has died and its thread is gone. Settles what it owed, retracts its announcements, and returns the
    * slots it was inside; then another takes its place.
@@ -85,8 +87,8 @@ class Ledger {
 
 class DispatcherThread {
   readonly cpus: readonly number[];
-  readonly stats = new DispatcherStats();
   readonly segments: SegmentReader;
+  readonly stats: DispatcherStats;
   readonly dirty: Int32Array;
   /** Rejects with PinningError when its thread may not run where it should. */
   readonly started: Promise<void>;
@@ -108,10 +110,10 @@ class DispatcherThread {
   constructor(index: number, options: HostOptions) {
     const rings = options.rings[index];
     this.cpus = rings.map((ring) => ring.cpu);
-    const dirty = new SharedArrayBuffer(Math.ceil(options.capacity / 32) * 4);
-    this.dirty = new Int32Array(dirty);
     const segments = allocateArena(options.segmentBytes / options.rings.length);
     this.segments = new SegmentReader(segments);
+    this.stats = options.shared.stats(index);
+    this.dirty = options.shared.dirty(index);
     this.#options = options;
     this.#setup = {
       index,
@@ -122,11 +124,8 @@ class DispatcherThread {
       rings,
       pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
-      stats: this.stats.buffer,
       segments,
-      removalBell: options.removalBell,
-      deliveryBell: options.deliveryBell,
-      dirty,
+      shared: options.shared.buffer,
       controlFd: eventfd(),
     };
     this.started = new Promise((resolve, reject) => {
@@ -228,8 +227,10 @@ class DispatcherThread {
 
 export class DispatcherHost {
   readonly threads: readonly DispatcherThread[];
+  readonly #bell: DeliveryBell;
 
   constructor(options: HostOptions) {
+    this.#bell = options.shared.deliveryBell();
     this.threads = options.rings.map((_, index) => new DispatcherThread(index, options));
   }
 
@@ -245,7 +246,8 @@ export class DispatcherHost {
 
   /** Calls `visit` once for each slot that has something to deliver, and forgets it. */
   takeDirty(visit: (slot: number) => void): void {
-    for (const { dirty } of this.threads) {
+    for (const [index, { dirty }] of this.threads.entries()) {
+      if (!this.#bell.take(index)) continue;
       for (let word = 0; word < dirty.length; word++) {
         // Written by the dispatcher (or) and here (exchange): a bit set after the exchange is seen next time.
         let bits = dirty[word] === 0 ? 0 : Atomics.exchange(dirty, word, 0);

@@ -59,15 +59,10 @@ export interface DispatcherSetup {
   /** The CPUs to run on; null: any. */
   readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;
-  readonly stats: SharedArrayBuffer;
   /** The dispatcher's arena of segments. */
   readonly segments: SharedArrayBuffer;
-  /** Word 0: removals wait here. */
-  readonly removalBell: SharedArrayBuffer;
-  /** Word 0: the delivering thread waits here. */
-  readonly deliveryBell: SharedArrayBuffer;
-  /** Bit s % 32 of word s / 32: slot s has something to deliver. */
-  readonly dirty: SharedArrayBuffer;
+  /** Of a SharedMemory. */
+  readonly shared: SharedArrayBuffer;
   /** What the dispatchers had been told when this one was started: its state is made of it. */
   readonly initial: readonly Control[];
   /** Slots that its predecessor died in; null when it has none. */

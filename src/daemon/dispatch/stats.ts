@@ -1,5 +1,5 @@
 /**
- * What a dispatcher counts, in shared memory that the main thread reads at any time. One SharedArrayBuffer a dispatcher,
+ * What a dispatcher counts, in shared memory that the main thread reads at any time: one part of it a dispatcher,
  * written by it alone; doubles, as in the handler table.
  */
 import { EVENTS_MAX } from "../../pmu/record.js";
@@ -28,7 +28,7 @@ const WORDS_PER_LINE = 8;
 const RING_FILL_AT = roundUp(DISPATCHER_WORDS);
 const EVENTS_AT = roundUp(RING_FILL_AT + RING_FILL_WORDS);
 const HISTOGRAM_AT = EVENTS_AT + EVENTS_MAX * EVENT_WORDS;
-const WORDS = HISTOGRAM_AT + HISTOGRAM_WORDS;
+export const STATS_BYTES = (HISTOGRAM_AT + HISTOGRAM_WORDS) * 8;
 
 function roundUp(words: number): number {
   return Math.ceil(words / WORDS_PER_LINE) * WORDS_PER_LINE;
@@ -42,11 +42,12 @@ export class DispatcherStats {
   /** How full rings were when their drain began: see ring-fill.ts. */
   readonly ringFill: Float64Array;
 
-  constructor(buffer: SharedArrayBuffer = new SharedArrayBuffer(WORDS * 8)) {
+  /** STATS_BYTES of `buffer` from `at` on. */
+  constructor(buffer: SharedArrayBuffer = new SharedArrayBuffer(STATS_BYTES), at = 0) {
     this.buffer = buffer;
-    this.words = new Float64Array(buffer);
-    this.ringToDispatch = new Float64Array(buffer, HISTOGRAM_AT * 8, HISTOGRAM_WORDS);
-    this.ringFill = new Float64Array(buffer, RING_FILL_AT * 8, RING_FILL_WORDS);
+    this.words = new Float64Array(buffer, at, STATS_BYTES / 8);
+    this.ringToDispatch = new Float64Array(buffer, at + HISTOGRAM_AT * 8, HISTOGRAM_WORDS);
+    this.ringFill = new Float64Array(buffer, at + RING_FILL_AT * 8, RING_FILL_WORDS);
   }
 
   /** Index into `words`. */

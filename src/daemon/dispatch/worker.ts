@@ -17,14 +17,15 @@ import { RingReader } from "../../pmu/ring.js";
 import { SlotCounters } from "../../registry/counters.js";
 import { tableLayout } from "../../registry/layout.js";
 import { TableWalker } from "../../registry/walk.js";
-import { AtomicDoorbell, AtomicWords } from "../../registry/words.js";
+import { AtomicWords } from "../../registry/words.js";
 import { monotonicClock } from "../clock.js";
 import { SegmentWriter } from "../delivery/segments.js";
 import { BusyClock } from "./busy-clock.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { NOT_PINNED, type Pinned } from "./pinning.js";
-import { DISPATCHER_STAT, DispatcherStats } from "./stats.js";
+import { SharedMemory } from "./shared-memory.js";
+import { DISPATCHER_STAT } from "./stats.js";
 
 /** Sleeping forever is right only when nothing is armed; a handler that waits for nothing else gets its own wake-ups. */
 const POLL_FOREVER = -1;
@@ -43,28 +44,29 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   port.postMessage({ kind: "started", pinned: pin(setup.pinTo) } satisfies Answer);
   const memory = viewMemory(setup.tableAddress, setup.tableBytes);
   const layout = tableLayout(setup.capacity, setup.dispatchers);
-  const stats = new DispatcherStats(setup.stats);
+  const shared = new SharedMemory(setup.capacity, setup.dispatchers, setup.shared);
+  const stats = shared.stats(setup.index);
   const now = monotonicClock();
   const busy = new BusyClock(stats.words, DISPATCHER_STAT.BUSY, now);
   busy.begin();
-  const deliveryBell = new AtomicDoorbell(setup.deliveryBell);
+  const deliveryBell = shared.deliveryBell();
   const dispatcher = new Dispatcher({
     index: setup.index,
     rings: setup.rings.map((ring) => ({
       cpu: ring.cpu,
       reader: new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
     })),
-    walker: new TableWalker(new AtomicWords(memory), layout, setup.index, new AtomicDoorbell(setup.removalBell)),
+    walker: new TableWalker(new AtomicWords(memory), layout, setup.index, shared.removalBell()),
     counters: new SlotCounters(memory, layout),
     stats,
     segments: new SegmentWriter(setup.segments),
-    dirty: new Int32Array(setup.dirty),
+    dirty: shared.dirty(setup.index),
     now,
     clockIsMonotonic: setup.clockIsMonotonic,
     capacity: setup.capacity,
   });
   const drain = (): void => {
-    if (dispatcher.drain()) deliveryBell.ring();
+    if (dispatcher.drain()) deliveryBell.ring(setup.index);
   };
   const apply = (control: Control): void => {
     switch (control.kind) {
@@ -94,7 +96,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   };
   // Nothing is drained before all is known: what belongs to a format or a handler still to come would be lost.
   for (const control of setup.initial) apply(control);
-  if (setup.abandoned !== null) dispatcher.resume(setup.abandoned);
+  if (setup.abandoned !== null) {
+    dispatcher.resume(setup.abandoned);
+    // For what that delivered, and for what its predecessor did not come to ring for.
+    deliveryBell.ring(setup.index);
+  }
   // struct pollfd pairs: the control fd, then the rings.
   const fds = [setup.controlFd, ...setup.rings.map((ring) => ring.pollFd)];
   const pollFds = new Int32Array(fds.length * 2);
