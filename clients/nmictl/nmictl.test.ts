@@ -186,6 +186,26 @@ test("subscribe --json: an object for every sample and delivery, the books last"
   const { matched, delivered, lost, received, losses } = objects[5];
   assert.deepEqual({ matched, delivered, lost, received }, { matched: 12, delivered: 8, lost: 4, received: 4 });
   assert.deepEqual(losses, [{ reason: "QUEUE_FULL", count: 4 }]);
+  assert.equal(objects[5].latency, null);
+});
+
+test("subscribe tells how old samples were, where the daemon's clock is this machine's", async () => {
+  const MS = 1_000_000n;
+  await using server = await startTestServer({
+    ...new Broker(0).implementation,
+    Subscribe: (call: Stream) => {
+      const now = process.hrtime.bigint();
+      call.write(serialize({ started: { handlerId: HANDLER_ID, events: [EVENT], clock: "CLOCK_MONOTONIC" } }));
+      call.write(serialize({ samples: { time: [String(now - 200n * MS), String(now - MS)] } }));
+      call.write(serialize({ end: { matched: 2, delivered: 2, reason: "SOURCE_ENDED" } }));
+      call.end();
+    },
+  });
+  const { stdout, stderr } = await run(server, "subscribe", "--quiet", "--json");
+  const [{ kind, latency }] = jsonLines(stdout);
+  assert.equal(kind, "books");
+  assert.ok(latency.p50Ns > 1e6 && latency.p99Ns > 2e8, JSON.stringify(latency));
+  assert.match(stderr, /^nmictl: from sample to receipt: half within \d+\.\d m?s, 99 % within \d+\.\d m?s$/m);
 });
 
 test("subscribe --quiet shows the books alone; a duration ends it", async () => {

@@ -1,6 +1,7 @@
 /** `nmictl subscribe`: registers a handler, prints what it is given, removes it again and shows its books. */
 import type {
   BrokerClient,
+  Subscription as Deliveries,
   DeregisterResponse,
   End,
   EventSpec,
@@ -12,7 +13,7 @@ import type {
   Started,
 } from "../typescript/index.js";
 import { RpcError } from "../typescript/index.js";
-import { formatLosses, formatRate, type Output, printable } from "./output.js";
+import { formatLosses, formatNs, formatRate, type Output, printable } from "./output.js";
 import { formatSamples, formatSamplesJson, ProcessNames } from "./samples.js";
 
 export interface SubscribeOptions {
@@ -101,6 +102,7 @@ class Subscription {
   // Breaks the stream when the removal has failed: no `end` can be expected then.
   readonly #abandon = new AbortController();
   #received = 0;
+  #deliveries: Deliveries | undefined;
   #started: Started | undefined;
   #end: End | undefined;
   #names: ProcessNames | undefined;
@@ -140,7 +142,8 @@ class Subscription {
   }
 
   async #read(stop: () => void): Promise<void> {
-    for await (const delivery of this.#client.subscribe(this.#handlerId, { signal: this.#abandon.signal })) {
+    this.#deliveries = this.#client.subscribe(this.#handlerId, { signal: this.#abandon.signal });
+    for await (const delivery of this.#deliveries) {
       switch (delivery.kind) {
         case "started":
           await this.#begin(delivery);
@@ -213,6 +216,11 @@ class Subscription {
       `matched ${matched}, delivered ${delivered}, lost ${lost}${byReason && ` (${byReason})`}, ` +
         `received ${this.#received}${this.#eventWideLost > 0 ? `, lost for all before the filter ${this.#eventWideLost}` : ""}: ${reason}`,
     );
+    const latency = this.#latency();
+    if (latency !== null) {
+      const { p50Ns, p99Ns } = latency;
+      this.#context.note(`from sample to receipt: half within ${formatNs(p50Ns)}, 99 % within ${formatNs(p99Ns)}`);
+    }
     if (this.#context.json) {
       const books = { kind: "books", handlerId: this.#handlerId, matched, delivered, lost, losses };
       await this.#context.output.writeJson({
@@ -220,7 +228,15 @@ class Subscription {
         eventWideLost: this.#eventWideLost,
         received: this.#received,
         reason,
+        latency,
       });
     }
+  }
+
+  /** null where nothing could be measured. */
+  #latency(): { readonly p50Ns: number; readonly p99Ns: number } | null {
+    const p50Ns = this.#deliveries?.latency.percentileNs(50);
+    const p99Ns = this.#deliveries?.latency.percentileNs(99);
+    return p50Ns === undefined || p99Ns === undefined ? null : { p50Ns, p99Ns };
   }
 }

@@ -129,6 +129,50 @@ test("a stream from started to end", async () => {
   assert.equal(end.events[0].periodDelivered, 9_007_199_254_740_993n);
 });
 
+test("a stream's latency: the ages of each batch's oldest and newest sample, where the clock is this host's", async () => {
+  const MS = 1_000_000;
+  const HOURS = 3600n * 1_000_000_000n;
+  const streams: Record<number, { readonly clock: string; readonly source: string; readonly ageNs: bigint }> = {
+    1: { clock: "CLOCK_MONOTONIC", source: "perf", ageNs: 0n },
+    2: { clock: "CLOCK_MONOTONIC_RAW", source: "perf", ageNs: 0n },
+    // As it was when it was recorded.
+    3: { clock: "CLOCK_MONOTONIC", source: "replay", ageNs: 0n },
+    // From the future: whatever clock that is.
+    4: { clock: "CLOCK_MONOTONIC", source: "perf", ageNs: -HOURS },
+  };
+  await using server = await startTestServer({
+    Subscribe: (call: ServerWritableStream<{ handlerId: number }, Buffer>) => {
+      const { clock, source, ageNs } = streams[call.request.handlerId];
+      const at = process.hrtime.bigint() - ageNs;
+      const ago = (ms: number) => String(at - BigInt(ms * MS));
+      call.write(serialize({ started: { clock, source } }));
+      call.write(serialize({ samples: { time: [ago(50), ago(40), ago(10)] } }));
+      call.write(serialize({ samples: { time: [ago(5)] } }));
+      call.write(serialize({ loss: { count: 3 } }));
+      call.write(END);
+      call.end();
+    },
+  });
+  using client = connect(server.address);
+  const measured = client.subscribe(1);
+  assert.equal(measured.latency.count, 0);
+  for await (const _ of measured);
+  assert.equal(measured.latency.count, 4);
+  for (const [percent, ageMs] of [
+    [25, 5],
+    [75, 10],
+    [100, 50],
+  ]) {
+    assert.ok((measured.latency.percentileNs(percent) as number) > ageMs * MS, `${percent} %`);
+  }
+  for (const handlerId of [2, 3, 4]) {
+    const unmeasured = client.subscribe(handlerId);
+    for await (const _ of unmeasured);
+    assert.equal(unmeasured.latency.count, 0, `stream ${handlerId}`);
+    assert.equal(unmeasured.latency.percentileNs(50), undefined);
+  }
+});
+
 test("a malformed message ends the iteration and the call", async () => {
   const events = new EventEmitter();
   const cancelled = once(events, "cancelled");

@@ -1,8 +1,9 @@
 import { fileURLToPath } from "node:url";
 import { type ChannelOptions, Client, type ClientReadableStream, credentials } from "@grpc/grpc-js";
 import { loadSync, type MethodDefinition, type ServiceDefinition } from "@grpc/proto-loader";
-import { type ControlDelivery, decodeDelivery } from "./decode.js";
+import { type ControlDelivery, decodeDelivery, type TimeSpan } from "./decode.js";
 import { NmiError, toRpcError } from "./errors.js";
+import { isThisHost, LatencyHistogram, monotonicNs } from "./latency.js";
 import type {
   Delivery,
   DeregisterResponse,
@@ -43,6 +44,16 @@ export interface DeregisterOptions {
   readonly discard?: boolean;
 }
 
+/** A stream of deliveries. */
+export interface Subscription extends AsyncIterableIterator<Delivery> {
+  /**
+   * From a sample's time to when the iteration gives it out: the ages of each batch's oldest and newest sample, two
+   * records a batch however many samples it holds. Grows as batches come. Empty where the two clocks are not the same:
+   * the samples' is a recording's, or not CLOCK_MONOTONIC, or the daemon is not reached through a Unix socket or loopback.
+   */
+  readonly latency: LatencyHistogram;
+}
+
 /** Every method throws RpcError where the daemon refuses or cannot be reached. */
 export interface BrokerClient extends Disposable {
   listEvents(): Promise<ListEventsResponse>;
@@ -58,7 +69,7 @@ export interface BrokerClient extends Disposable {
    * read ahead of the consumer: one that stops pulling makes the daemon queue, and then lose, this handler's samples.
    * Leaving the loop breaks the stream; the handler lives on for its lease. Throws MalformedMessageError too.
    */
-  subscribe(handlerId: number, options?: StreamOptions): AsyncIterableIterator<Delivery>;
+  subscribe(handlerId: number, options?: StreamOptions): Subscription;
   close(): void;
 }
 
@@ -130,6 +141,28 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
   const decodeControl = (bytes: Uint8Array) =>
     fromLongs(methodOf(service, "Subscribe").responseDeserialize(Buffer.from(bytes))) as ControlDelivery;
 
+  const sameHost = isThisHost(address);
+
+  function subscribe(handlerId: number, streamOptions: StreamOptions = {}): Subscription {
+    const latency = new LatencyHistogram();
+    const span: TimeSpan = { oldestNs: Number.NaN, newestNs: Number.NaN };
+    let sameClock = false;
+    const decode = (bytes: Buffer): Delivery | undefined => {
+      const delivery = decodeDelivery(bytes, decodeControl, span);
+      // A recording's clock may have the same name, and was another boot's.
+      if (delivery?.kind === "started") {
+        sameClock = sameHost && delivery.clock === "CLOCK_MONOTONIC" && delivery.source !== "replay";
+      }
+      if (sameClock && delivery?.kind === "samples") {
+        const nowNs = monotonicNs();
+        latency.record(nowNs - span.oldestNs);
+        latency.record(nowNs - span.newestNs);
+      }
+      return delivery;
+    };
+    return Object.assign(stream("Subscribe", { handlerId }, decode, streamOptions), { latency });
+  }
+
   return {
     listEvents: () => unary("ListEvents", {}),
     register: (request) => unary("Register", request),
@@ -146,8 +179,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
       const decode = (bytes: Buffer) => fromLongs(responseDeserialize(bytes)) as HandlerChange;
       return stream("WatchHandlers", {}, decode, streamOptions);
     },
-    subscribe: (handlerId, streamOptions = {}) =>
-      stream("Subscribe", { handlerId }, (bytes) => decodeDelivery(bytes, decodeControl), streamOptions),
+    subscribe,
     close: () => client.close(),
     [Symbol.dispose]: () => client.close(),
   };

@@ -71,6 +71,32 @@ test("the columns of a reference encoder", () => {
   assertReference(samples(decode(REFERENCE)));
 });
 
+test("the span of a batch's times: the first and the last of each run, in whatever order runs come", () => {
+  const time = (...values: bigint[]) => field(3, fixed64(...values));
+  const spanOf = (message: Buffer) => {
+    const span = { oldestNs: 1, newestNs: 1 };
+    decodeDelivery(message, decodeControl, span);
+    return span;
+  };
+  const day = 86_400_000_000_000n;
+  const later = 9_007_199_254_740_993n;
+  assert.deepEqual(spanOf(delivery(time(day, day + 7n, day + 9n))), {
+    oldestNs: Number(day),
+    newestNs: Number(day + 9n),
+  });
+  assert.deepEqual(spanOf(delivery(time(20n, 30n), time(5n), time(), time(10n, later))), {
+    oldestNs: 5,
+    newestNs: Number(later),
+  });
+  // An element that its sender did not pack is a run of one.
+  assert.deepEqual(spanOf(delivery(Buffer.concat([Buffer.from([(3 << 3) | 1]), fixed64(0xff_0000_0001n)]))), {
+    oldestNs: 0xff_0000_0001,
+    newestNs: 0xff_0000_0001,
+  });
+  // What was before must not be taken for this batch's.
+  assert.deepEqual(spanOf(delivery(field(5, fixed32(1, 2)))), { oldestNs: Number.NaN, newestNs: Number.NaN });
+});
+
 test("the same message at every alignment", () => {
   for (let shift = 0; shift < 16; shift++) {
     const memory = Buffer.alloc(REFERENCE.length + 16, 0xee);

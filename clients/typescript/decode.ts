@@ -40,14 +40,23 @@ export interface ControlDelivery {
   readonly end?: Omit<End, "kind">;
 }
 
+/** Times of a batch's oldest and newest sample in nanoseconds, exact to 2^53; NaN where it carries no times. */
+export interface TimeSpan {
+  oldestNs: number;
+  newestNs: number;
+}
+
 /**
  * Decodes one Delivery. undefined for a kind that this version of the library does not know.
+ * Where it holds samples, their times are put into `span`: of those that a dispatcher drained together, which follow
+ * each other in time, it looks at the first and the last, and not at each.
  * The columns may be views of `message`, which must not be written to afterwards.
  * Throws MalformedMessageError for bytes that are no Delivery.
  */
 export function decodeDelivery(
   message: Uint8Array,
   decodeControl: (message: Uint8Array) => ControlDelivery,
+  span?: TimeSpan,
 ): Delivery | undefined {
   const reader = new WireReader(message);
   // As in every oneof the last member counts, and pieces of one message are merged.
@@ -67,7 +76,7 @@ export function decodeDelivery(
     pieces.push(start, start + length);
   }
   if (kind === 0) return undefined;
-  if (kind === DELIVERY_SAMPLES) return decodeSamples(message, pieces);
+  if (kind === DELIVERY_SAMPLES) return decodeSamples(message, pieces, span);
   return control(message, decodeControl);
 }
 
@@ -85,7 +94,7 @@ function control(message: Uint8Array, decodeControl: (message: Uint8Array) => Co
 }
 
 /** `pieces`: start and end of each part of the SampleBatch in `message`. */
-function decodeSamples(message: Uint8Array, pieces: readonly number[]): SampleBatch {
+function decodeSamples(message: Uint8Array, pieces: readonly number[], span: TimeSpan | undefined): SampleBatch {
   let eventIndex = 0;
   let sequence = 0;
   const runs: number[][] = [];
@@ -131,6 +140,7 @@ function decodeSamples(message: Uint8Array, pieces: readonly number[]): SampleBa
       pieces[0],
     );
   }
+  if (span !== undefined) measureSpan(message, runs[COLUMN_TIME], span);
   return { kind: "samples", eventIndex, sequence, length, ...columns, callchain };
 }
 
@@ -180,6 +190,24 @@ function joinRuns(message: Uint8Array, runs: readonly number[]): Uint8Array {
   return joined;
 }
 
+function measureSpan(message: Uint8Array, runs: readonly number[], span: TimeSpan): void {
+  span.oldestNs = Number.NaN;
+  span.newestNs = Number.NaN;
+  for (let i = 0; i < runs.length; i += 2) {
+    if (runs[i] === runs[i + 1]) continue;
+    const first = readUint64(message, runs[i]);
+    const last = readUint64(message, runs[i + 1] - 8);
+    // Not above, so that the first replaces NaN.
+    if (!(span.oldestNs <= first)) span.oldestNs = first;
+    if (!(span.newestNs >= last)) span.newestNs = last;
+  }
+}
+
+/** Exact to 2^53. */
 function readUint64(message: Uint8Array, offset: number): number {
-  return Number(new DataView(message.buffer, message.byteOffset + offset, 8).getBigUint64(0, true));
+  return readUint32(message, offset + 4) * 2 ** 32 + readUint32(message, offset);
+}
+
+function readUint32(message: Uint8Array, at: number): number {
+  return (message[at] | (message[at + 1] << 8) | (message[at + 2] << 16) | (message[at + 3] << 24)) >>> 0;
 }

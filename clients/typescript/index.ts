@@ -5,6 +5,8 @@ export {
   connect,
   type DeregisterOptions,
   type StreamOptions,
+  type Subscription,
 } from "./client.js";
 export { MalformedMessageError, NmiError, RpcError } from "./errors.js";
+export type { LatencyHistogram } from "./latency.js";
 export type * from "./messages.js";
