@@ -119,7 +119,7 @@ async function start(
     capacity,
     segmentBytes: memoryPlan.segmentBytes,
     rings: shares.map((cpus) => cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor)),
-    pinning: planPinning(config.dispatcherCpus, near, liveCpuState()),
+    pinning: planPinning(config.dispatcherCpus, near, liveCpuState),
     clockIsMonotonic: source.clockIsMonotonic,
     shared,
     onDeath: (index, error) => {

@@ -39,23 +39,26 @@ function readCpuList(name: string): number[] | null {
 
 /**
  * The CPUs of each dispatcher; null: they are not pinned. `drained` are those whose rings each drains, empty where the
- * rings' CPUs are not this machine's. Throws PinningError for a CPU that is not there or offline.
+ * rings' CPUs are not this machine's. `readState` is called where something is to be pinned. Throws PinningError for a CPU
+ * that is not there or offline.
  */
 export function planPinning(
   wanted: DispatcherCpus,
   drained: readonly (readonly number[])[],
-  state: CpuState,
+  readState: () => CpuState,
 ): readonly (readonly number[])[] | null {
   switch (wanted.kind) {
     case "off":
       return null;
     case "auto":
-      return nearTheirRings(drained, state);
-    case "lists":
+      return nearTheirRings(drained, readState());
+    case "lists": {
+      const state = readState();
       wanted.lists.forEach((cpus, dispatcher) => {
         for (const cpu of cpus) checkCpu(cpu, dispatcher, state);
       });
       return wanted.lists;
+    }
   }
 }
 
