@@ -148,6 +148,10 @@ function formatStatus(answer: GetStatusResponse): string {
     lines.push(
       ["samples", `${totals.samples}, unclaimed ${totals.unclaimed}, lost by the kernel ${totals.kernelLost}`],
       ["handlers' books", `matched ${totals.matched}, delivered ${totals.delivered}, lost ${totals.lost}`],
+      [
+        "audit",
+        answer.unbalanced === 0 ? "all books balanced" : `${answer.unbalanced} BOOKS DID NOT BALANCE: see the log`,
+      ],
       ["since the start", `${totals.registrations} registrations, ${totals.removals} removals`],
     );
   }

@@ -267,6 +267,9 @@ export interface ArmedEvent {
   /** In force while the rate is lowered because of an overload; 0 when it is not. */
   readonly loweredFrequencyHz: number;
   readonly loweredPeriod: number;
+  /** Samples made, as whoever makes them counts them; means nothing unless `producedKnown`. */
+  readonly produced: number;
+  readonly producedKnown: boolean;
 }
 
 export interface GetStatusResponse {
@@ -290,11 +293,17 @@ export interface GetStatusResponse {
     readonly lost: number;
     readonly registrations: number;
     readonly removals: number;
+    /** Over the events whose producer counts: produced = producedDrained + producedLost, but for what the rings hold. */
+    readonly produced: number;
+    readonly producedDrained: number;
+    readonly producedLost: number;
   } | null;
   readonly handlers: number;
   readonly capacity: number;
   readonly defaultEvent: string;
   readonly clock: string;
+  /** Books that did not balance when they were closed. Anything but 0 is a bug of the daemon. */
+  readonly unbalanced: number;
   /** null from a daemon that is older than this. */
   readonly overload: Overload | null;
   readonly memory: {

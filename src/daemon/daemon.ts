@@ -7,6 +7,7 @@ import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
 import { AtomicWords } from "../registry/words.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
+import { BooksAudit } from "./broker/audit.js";
 import { Broker } from "./broker/broker.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { OverloadControl } from "./broker/overload.js";
@@ -135,6 +136,7 @@ async function start(
   undo.push(() => host.stop());
 
   const tally = new Tally();
+  const audit = new BooksAudit((message, fields) => log.error(fields, message));
   let housekeeping: NodeJS.Timeout | null = null;
   const onProblem = (armed: ArmedEvent, error: Error): void =>
     log.error({ err: error, event: armed.event.name }, "event could not be re-rated");
@@ -153,11 +155,10 @@ async function start(
     },
     onProblem,
     onRetired: (armed) => {
-      const gone = eventCounters(host, armed.index);
-      tally.events.samples += gone.SAMPLES;
-      tally.events.unclaimed += gone.UNCLAIMED;
-      tally.events.throttled += gone.THROTTLED;
-      tally.events.kernelLost += kernelLoss.retire(armed);
+      const counters = eventCounters(host, armed.index);
+      const reading = kernelLoss.retire(armed, broker.handlers);
+      tally.retireEvent(counters, reading);
+      audit.checkEvent({ name: armed.event.name, drained: counters.SAMPLES, ...reading });
       // No dispatcher counts for a closed event, so its words are free to be cleared for the next one.
       for (const { stats } of host.threads) {
         for (const stat of Object.values(EVENT_STAT)) stats.words[stats.event(armed.index, stat)] = 0;
@@ -200,6 +201,7 @@ async function start(
     kernelLoss,
     limits: config.limits,
     tally,
+    audit,
     removalWait: new LatencyHistogram(removalWait),
     dispatchToStream: new LatencyHistogram(dispatchToStream),
     sampleToStream: source.clockIsMonotonic ? new LatencyHistogram(sampleToStream) : null,
@@ -224,6 +226,7 @@ async function start(
     armedEvents,
     broker,
     tally,
+    audit,
     slowDispatches,
     overload,
     removalWait,

@@ -77,6 +77,12 @@ export interface RecordFormat {
 export interface EventReading {
   /** Samples that did not fit into the ring, or null where the kernel cannot say (before 6.0). */
   readonly lost: number | null;
+  /**
+   * Samples that the producer has made for the event: each was written to a ring or is in `lost`. Counted where they are
+   * made, not derived from what was drained; exact while the event is disabled. Null where nobody counts them: the
+   * kernel does not (docs/books.md).
+   */
+  readonly produced: number | null;
   readonly timeEnabledNs: number;
   readonly timeRunningNs: number;
 }

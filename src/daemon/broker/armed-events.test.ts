@@ -278,12 +278,13 @@ describe("ArmedEvents: readings", () => {
   it("go on over a change of shape", async () => {
     const { source, armed, user, join } = setUp();
     const event = await join(user("cycles"));
-    source.opened[0].reading = { lost: 5, timeEnabledNs: 100, timeRunningNs: 90 };
+    source.opened[0].reading = { lost: 5, produced: 50, timeEnabledNs: 100, timeRunningNs: 90 };
     await join(user("cycles", {}, { callchain: true }));
-    source.opened[1].reading = { lost: 2, timeEnabledNs: 10, timeRunningNs: 9 };
-    assert.deepEqual(armed.read(event), { lost: 7, timeEnabledNs: 110, timeRunningNs: 99 });
-    source.opened[1].reading = { lost: null, timeEnabledNs: 10, timeRunningNs: 9 };
+    source.opened[1].reading = { lost: 2, produced: 20, timeEnabledNs: 10, timeRunningNs: 9 };
+    assert.deepEqual(armed.read(event), { lost: 7, produced: 70, timeEnabledNs: 110, timeRunningNs: 99 });
+    source.opened[1].reading = { lost: null, produced: null, timeEnabledNs: 10, timeRunningNs: 9 };
     assert.equal(armed.read(event).lost, null);
+    assert.equal(armed.read(event).produced, null);
   });
 
   it("can still be taken when an event is retired", async () => {
@@ -298,7 +299,7 @@ describe("ArmedEvents: readings", () => {
     });
     const user = { event: source.resolve({ event: "cycles" }), callchain: false, cgroup: false, wakeEach: false };
     const events = await armed.acquire([user]);
-    source.opened[0].reading = { lost: 3, timeEnabledNs: 0, timeRunningNs: 0 };
+    source.opened[0].reading = { lost: 3, produced: null, timeEnabledNs: 0, timeRunningNs: 0 };
     await armed.release(events, [user]);
     assert.deepEqual(seen, [3]);
   });

@@ -34,7 +34,7 @@ export interface ArmedEvent {
   cap: Rate | null;
   enabled: boolean;
   /** Readings of kernel events that were replaced by another shape. */
-  readonly before: { lost: number; timeEnabledNs: number; timeRunningNs: number };
+  readonly before: { lost: number; produced: number; timeEnabledNs: number; timeRunningNs: number };
 }
 
 /** One of a handler's events could not be had; `cause` says why. */
@@ -51,7 +51,7 @@ export class AcquireError extends Error {
 export interface ArmedEventsOptions {
   readonly source: Source;
   readonly tellAll: (control: Control) => Promise<void>;
-  /** An index is about to be used by another event, or is free now. */
+  /** The event is disabled, its rings are drained, its last user has left: its books are final. It is closed next. */
   readonly onRetired: (armed: ArmedEvent) => void;
   readonly onArmed: (armed: ArmedEvent) => void;
   /** The event could not be slowed down or simplified for those who stay. */
@@ -138,6 +138,8 @@ export class ArmedEvents {
     const now = armed.open.read();
     return {
       lost: now.lost === null ? null : now.lost + armed.before.lost,
+      // Whoever counts one opening of an event counts them all.
+      produced: now.produced === null ? null : now.produced + armed.before.produced,
       timeEnabledNs: now.timeEnabledNs + armed.before.timeEnabledNs,
       timeRunningNs: now.timeRunningNs + armed.before.timeRunningNs,
     };
@@ -178,7 +180,7 @@ export class ArmedEvents {
       rate: user.event.rate,
       cap: null,
       enabled: false,
-      before: { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 },
+      before: { lost: 0, produced: 0, timeEnabledNs: 0, timeRunningNs: 0 },
     };
     this.#byKey.set(user.event.key, armed);
     this.#byIndex[index] = armed;
@@ -233,6 +235,7 @@ export class ArmedEvents {
     if (armed.enabled) previous.disable();
     const last = previous.read();
     armed.before.lost += last.lost ?? 0;
+    armed.before.produced += last.produced ?? 0;
     armed.before.timeEnabledNs += last.timeEnabledNs;
     armed.before.timeRunningNs += last.timeRunningNs;
     armed.open = next;

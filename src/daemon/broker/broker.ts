@@ -17,6 +17,7 @@ import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import type { ArmedEvents } from "./armed-events.js";
+import type { BooksAudit } from "./audit.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
@@ -37,6 +38,7 @@ export interface BrokerParts {
   readonly kernelLoss: KernelLossWatch;
   readonly limits: DaemonLimits;
   readonly tally: Tally;
+  readonly audit: BooksAudit;
   readonly removalWait: LatencyHistogram;
   readonly dispatchToStream: LatencyHistogram;
   /** null where samples' times are not this machine's. */
@@ -273,7 +275,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
   }
 
   async #removeNow(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<RemovalResult> {
-    const { table, host, armedEvents, removalWait, tally, now } = this.#parts;
+    const { table, host, armedEvents, removalWait, tally, audit, now } = this.#parts;
     this.#endLease(handler);
     const startNs = now();
     table.beginRemoval(handler.handle);
@@ -287,9 +289,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
       this.#parts.log("events of a handler could not be released", { handler: handler.id, error: error.message });
     });
     const books = await handler.delivery.finish(reason, discard);
-    if (books.matched !== books.delivered + books.lost) {
-      this.#parts.log("books do not balance", { handler: handler.id, ...books });
-    }
+    audit.checkHandler(handler.id, handler.spec.name, books);
     await host.tellAll({ kind: "detach", slot: handler.handle.slot, generation: handler.handle.generation });
     tally.retireHandler(books);
     this.#bySlot.delete(handler.handle.slot);

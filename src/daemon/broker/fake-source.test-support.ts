@@ -19,7 +19,7 @@ export class FakeEvent implements OpenEvent {
   readonly shape: EventShape;
   enabled = false;
   closed = false;
-  reading: EventReading = { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 };
+  reading: EventReading = { lost: 0, produced: 0, timeEnabledNs: 0, timeRunningNs: 0 };
   readonly #source: FakeSource;
   readonly #id: number;
 

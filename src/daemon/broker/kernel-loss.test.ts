@@ -33,7 +33,7 @@ function setUp(): Fixture {
       return { armed, user };
     },
     lose: (opened, lost) => {
-      source.opened[opened].reading = { lost, timeEnabledNs: 0, timeRunningNs: 0 };
+      source.opened[opened].reading = { lost, produced: null, timeEnabledNs: 0, timeRunningNs: 0 };
     },
   };
 }
@@ -97,7 +97,8 @@ describe("KernelLossWatch", () => {
     lose(0, null);
     watch.poll([handler.handler]);
     assert.deepEqual(handler.told(), []);
-    assert.equal(watch.retire(armed), 0);
+    assert.equal(watch.retire(armed, [handler.handler]).lost, null);
+    assert.deepEqual(handler.told(), []);
   });
 
   it("gives the last reading of an event that goes, and starts anew with its successor", async () => {
@@ -107,7 +108,9 @@ describe("KernelLossWatch", () => {
     watch.poll([]);
     lose(0, 8);
     assert.deepEqual([watch.seen(armed), watch.total], [5, 5]);
-    assert.equal(watch.retire(armed), 8);
+    const last = handlerOf(armed);
+    assert.equal(watch.retire(armed, [last.handler]).lost, 8);
+    assert.deepEqual(last.told(), [[0, 3]], "up to the end");
     assert.equal(watch.total, 8);
     await armedEvents.release([armed], [user]);
     const { armed: next } = await arm("cycles");

@@ -28,7 +28,7 @@ function setUp({ policy = "lower", canLower = true }: { policy?: "report" | "low
       if (armedEvents.all.length === 1) overload.begin();
     },
     onRetired: (armed) => {
-      kernelLoss.retire(armed);
+      kernelLoss.retire(armed, []);
       if (armedEvents.all.length === 1) overload.idle();
     },
     onProblem: () => {},
@@ -123,7 +123,7 @@ describe("OverloadControl: what it sees and says", () => {
     const { arm, second, source, armedEvents, overload, lines, clock } = setUp();
     const { armed, user } = await arm("cycles", 1000);
     await second(5);
-    source.live[0].reading = { lost: 7, timeEnabledNs: 0, timeRunningNs: 0 };
+    source.live[0].reading = { produced: null, lost: 7, timeEnabledNs: 0, timeRunningNs: 0 };
     clock.ns += SECOND_NS / 2;
     await armedEvents.release([armed], [user]);
     assert.equal(overload.state.overloaded, false);

@@ -11,6 +11,8 @@ export interface EventBooks {
   readonly matched: number;
   readonly delivered: number;
   readonly lost: number;
+  /** Of the matched samples, as the dispatchers counted: what periodDelivered and periodLost must add up to. */
+  readonly periodMatched: number;
   readonly periodDelivered: number;
   readonly periodLost: number;
   readonly periodCarried: number;
@@ -73,6 +75,7 @@ export class HandlerBooks {
     const events = this.#ledgers.map((ledger, event) => ({
       matched: readers.reduce((sum, reader) => sum + reader.matched(event), 0),
       ...ledger,
+      periodMatched: readers.reduce((sum, reader) => sum + reader.periodMatched(event), 0),
       periodCarried: readers.reduce((sum, reader) => sum + reader.carried(event), 0),
     }));
     const total = (pick: (event: EventBooks) => number): number => events.reduce((sum, event) => sum + pick(event), 0);

@@ -321,6 +321,7 @@ describe("HandlerDelivery: finish", () => {
         matched: found + LARGE,
         delivered: found,
         lost: LARGE,
+        periodMatched: (found + LARGE) * PERIOD,
         periodDelivered: found * PERIOD,
         periodLost: LARGE * PERIOD,
         periodCarried: 0,

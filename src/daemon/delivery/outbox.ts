@@ -433,6 +433,11 @@ export class OutboxReader {
     return this.#region.doubles[this.#region.book(event) + BOOK.MATCHED];
   }
 
+  /** Sum of the matched samples' periods, as the dispatcher counted it. */
+  periodMatched(event: number): number {
+    return this.#region.doubles[this.#region.book(event) + BOOK.WEIGHT];
+  }
+
   carried(event: number): number {
     return this.#region.doubles[this.#region.book(event) + BOOK.CARRIED];
   }

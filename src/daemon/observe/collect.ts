@@ -4,11 +4,12 @@ import type { SlotCounters } from "../../registry/counters.js";
 import { DISPATCH_TIME_BUCKETS, LOSS_REASONS, STATE_NAMES } from "../../registry/layout.js";
 import type { HandlerTable } from "../../registry/table.js";
 import { type ArmedEvent, type ArmedEvents, askedRate } from "../broker/armed-events.js";
+import type { BooksAudit } from "../broker/audit.js";
 import type { Broker } from "../broker/broker.js";
 import type { Handler } from "../broker/handler.js";
 import type { OverloadControl } from "../broker/overload.js";
 import { isFaster, shareInForce } from "../broker/rates.js";
-import type { Tally } from "../broker/tally.js";
+import type { EventCounters, Tally } from "../broker/tally.js";
 import type { NsClock } from "../clock.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { ArenaUse } from "../delivery/segments.js";
@@ -30,6 +31,7 @@ export interface CollectParts {
   readonly armedEvents: ArmedEvents;
   readonly broker: Broker;
   readonly tally: Tally;
+  readonly audit: BooksAudit;
   readonly slowDispatches: SlowDispatchWatch;
   readonly overload: OverloadControl;
   readonly removalWait: Float64Array;
@@ -51,6 +53,9 @@ export function collect(parts: CollectParts): Snapshot {
   const { source, fallbackReason, host, tally, broker, armedEvents, overload } = parts;
   const handlers = broker.handlers.map((handler) => handlerSnapshot(handler, parts));
   const events = armedEvents.all.map((armed) => eventSnapshot(armed, parts));
+  const counted = events.flatMap(({ produced, samples, kernelLost }) =>
+    produced === null ? [] : [{ produced, samples, kernelLost }],
+  );
   const sum = <T>(list: readonly T[], pick: (item: T) => number): number => list.reduce((n, item) => n + pick(item), 0);
   return {
     version: parts.version,
@@ -94,6 +99,9 @@ export function collect(parts: CollectParts): Snapshot {
       unclaimed: tally.events.unclaimed + sum(events, (event) => event.unclaimed),
       kernelLost: tally.events.kernelLost + sum(events, (event) => event.kernelLost),
       throttled: tally.events.throttled + sum(events, (event) => event.throttled),
+      produced: tally.counted.produced + sum(counted, (event) => event.produced),
+      producedDrained: tally.counted.drained + sum(counted, (event) => event.samples),
+      producedLost: tally.counted.lost + sum(counted, (event) => event.kernelLost),
       matched: tally.matched + sum(handlers, (handler) => handler.matched),
       delivered: tally.delivered + sum(handlers, (handler) => handler.delivered),
       lost: tally.lost + sum(handlers, (handler) => handler.lost),
@@ -104,6 +112,7 @@ export function collect(parts: CollectParts): Snapshot {
       registrations: tally.registrations,
       removals: tally.removals,
       slowDispatches: parts.slowDispatches.total,
+      unbalanced: { ...parts.audit.unbalanced },
     },
     ringToDispatch: snapshotHistograms(
       source.clockIsMonotonic ? host.threads.map(({ stats }) => stats.ringToDispatch) : [],
@@ -138,7 +147,7 @@ function memoryPart({ usedBytes, peakBytes, limitBytes }: MemoryPart): MemoryPar
 }
 
 /** One event's counters over all dispatchers. */
-export function eventCounters(host: DispatcherHost, event: number): Record<keyof typeof EVENT_STAT, number> {
+export function eventCounters(host: DispatcherHost, event: number): EventCounters {
   const counters = { SAMPLES: 0, UNCLAIMED: 0, THROTTLED: 0, UNTHROTTLED: 0 };
   for (const { stats } of host.threads) {
     for (const name of Object.keys(EVENT_STAT) as (keyof typeof EVENT_STAT)[]) {
@@ -165,6 +174,7 @@ function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): 
     samples: counters.SAMPLES,
     unclaimed: counters.UNCLAIMED,
     kernelLost: reading.lost ?? 0,
+    produced: reading.produced,
     throttled: counters.THROTTLED,
     unthrottled: counters.UNTHROTTLED,
     timeEnabledSeconds: reading.timeEnabledNs / NS_PER_SECOND,

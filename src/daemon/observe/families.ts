@@ -121,6 +121,13 @@ export const COUNTERS: readonly Family<number>[] = [
     "Times the kernel throttled an event for exceeding its interrupt budget. Samples are missing: lower the rate, or raise kernel.perf_cpu_time_max_percent. A lower bound, since the kernel can lose these records too.",
     (s) => s.totals.throttled,
   ),
+  {
+    name: "nmid_books_unbalanced_total",
+    help: "Books that did not balance when they were closed: of events (made = drained + lost in the rings) and of handlers (matched = delivered + lost). Must stay 0: a sample was dropped or counted twice. The log has both sides; report it as a bug.",
+    labelNames: ["books"],
+    values: ({ snapshot }) =>
+      Object.entries(snapshot.totals.unbalanced).map(([books, value]) => ({ labels: { books }, value })),
+  },
   total("nmid_registrations_total", "Handlers registered since the daemon started.", (s) => s.totals.registrations),
   total(
     "nmid_removals_total",

@@ -58,6 +58,7 @@ function event(name: string, change: Partial<EventSnapshot> = {}): EventSnapshot
     samples: 1000,
     unclaimed: 5,
     kernelLost: 6,
+    produced: null,
     throttled: 7,
     unthrottled: 8,
     timeEnabledSeconds: 4,
@@ -110,6 +111,9 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       unclaimed: 50,
       kernelLost: 60,
       throttled: 70,
+      produced: 0,
+      producedDrained: 0,
+      producedLost: 0,
       matched: 100,
       delivered: 90,
       lost: 10,
@@ -117,6 +121,7 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       registrations: 4,
       removals: 2,
       slowDispatches: 3,
+      unbalanced: { event: 1, handler: 2 },
     },
     ringToDispatch: histogramOf(500, 1_500, 1_500, 3_000_000, 20e9),
     dispatchToStream: histogramOf(),
@@ -166,6 +171,8 @@ test("totals, events and dispatchers carry the snapshot's numbers", async () => 
   assert.equal(value(all, "nmid_delivered_samples_total"), 90);
   assert.equal(value(all, "nmid_registrations_total"), 4);
   assert.equal(value(all, "nmid_removals_total"), 2);
+  assert.equal(value(all, "nmid_books_unbalanced_total", { books: "event" }), 1);
+  assert.equal(value(all, "nmid_books_unbalanced_total", { books: "handler" }), 2);
   assert.deepEqual(
     all.get("nmid_lost_samples_total")?.samples.map((sample) => [sample.labels.get("reason"), sample.value]),
     REASONS.map((reason, i) => [reason, i === 0 ? 10 : 0]),

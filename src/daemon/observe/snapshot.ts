@@ -29,6 +29,8 @@ export interface EventSnapshot {
   /** Drained, and matched by no handler. */
   readonly unclaimed: number;
   readonly kernelLost: number;
+  /** As the producer counts, null where it does not: samples + kernelLost once the rings are drained. */
+  readonly produced: number | null;
   readonly throttled: number;
   readonly unthrottled: number;
   readonly timeEnabledSeconds: number;
@@ -133,6 +135,10 @@ export interface Snapshot {
     readonly unclaimed: number;
     readonly kernelLost: number;
     readonly throttled: number;
+    /** Over the events whose producer counts: produced = producedDrained + producedLost when all is quiet. */
+    readonly produced: number;
+    readonly producedDrained: number;
+    readonly producedLost: number;
     readonly matched: number;
     readonly delivered: number;
     readonly lost: number;
@@ -142,6 +148,8 @@ export interface Snapshot {
     readonly removals: number;
     /** Dispatches that took longer than the configured threshold. */
     readonly slowDispatches: number;
+    /** Books that did not balance when they were closed, by kind. */
+    readonly unbalanced: Readonly<Record<"event" | "handler", number>>;
   };
   /** From a sample's own time to its dispatch. Empty where the source's clock is not this machine's. */
   readonly ringToDispatch: HistogramSnapshot;

@@ -130,7 +130,7 @@ describe("openPerfEvent", () => {
     assert.equal(kernel.openEvents.length, 3);
     assert.ok(kernel.openEvents.every(({ attr }) => attr.readFormat === 3n));
     kernel.reading = () => [9n, 10n, 7n];
-    assert.deepEqual(opened.read(), { lost: null, timeEnabledNs: 30, timeRunningNs: 21 });
+    assert.deepEqual(opened.read(), { lost: null, produced: null, timeEnabledNs: 30, timeRunningNs: 21 });
   });
 
   it("adds up the readings of all CPUs, and passes over an event in error state", () => {
@@ -138,7 +138,7 @@ describe("openPerfEvent", () => {
     const opened = open(event(HZ_1000));
     assert.ok(kernel.openEvents.every(({ attr }) => attr.readFormat === BigInt(3 | FORMAT.LOST)));
     kernel.reading = ({ cpu }) => (cpu === 2 ? [] : [9n, 10n, 7n, 4n]);
-    assert.deepEqual(opened.read(), { lost: 8, timeEnabledNs: 20, timeRunningNs: 14 });
+    assert.deepEqual(opened.read(), { lost: 8, produced: null, timeEnabledNs: 20, timeRunningNs: 14 });
   });
 
   it("serves the CPUs that are left when one has gone offline, and says so when none is", () => {

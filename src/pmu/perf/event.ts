@@ -148,7 +148,7 @@ export function openPerfEvent(
         timeRunningNs += Number(reading[2]);
         lost += countsLost ? Number(reading[3]) : 0;
       }
-      return { lost: countsLost ? lost : null, timeEnabledNs, timeRunningNs };
+      return { lost: countsLost ? lost : null, produced: null, timeEnabledNs, timeRunningNs };
     },
     close,
   };

@@ -3,6 +3,7 @@ import { parentPort } from "node:worker_threads";
 import { PAGE_BYTES, RECORD } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
 import type { RingDescriptor } from "../source.js";
+import { addLost, addProduced, type CountsBuffer } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
 import type { RecordIndex } from "./record-index.js";
 import { RingWriter } from "./ring-writer.js";
@@ -12,10 +13,12 @@ export interface ReplayProducerData {
   /** The recording. */
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly index: RecordIndex;
+  /** How many events the recording holds. */
+  readonly attrs: number;
   /** 1 is the recorded pace, infinity as fast as the readers drain. */
   readonly speed: number;
-  /** By attr: what the recording's LOST records say was lost. Only the producer writes them. */
-  readonly lost: BigUint64Array<SharedArrayBuffer>;
+  /** By attr, over all runs. What the recording's LOST records tell of counts as made and lost. */
+  readonly counts: CountsBuffer;
 }
 
 export type ReplayCommand =
@@ -53,7 +56,7 @@ class Replay {
     this.#data = data;
     this.#view = new DataView(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength);
     this.#writers = writers;
-    this.#enabled = new Uint32Array(data.lost.length);
+    this.#enabled = new Uint32Array(data.attrs);
   }
 
   obey(command: ReplayCommand): void {
@@ -113,7 +116,7 @@ class Replay {
 
   /** False when its ring has no room yet. */
   #write(record: number): boolean {
-    const { index, bytes, lost } = this.#data;
+    const { index, bytes, counts } = this.#data;
     const attr = index.attr[record] as number;
     if (this.#enabled[attr] === 0) return true;
     const at = index.offset[record] as number;
@@ -121,10 +124,10 @@ class Replay {
     const writer = this.#writers[index.ring[record] as number] as RingWriter;
     if (writer.room() < size) return false;
     writer.append(bytes, at, at + size);
+    const type = this.#view.getUint32(at, true);
+    if (type === RECORD.SAMPLE) addProduced(counts, attr, 1);
     // { header, id, lost }
-    if (this.#view.getUint32(at, true) === RECORD.LOST && size >= 24) {
-      Atomics.add(lost, attr, this.#view.getBigUint64(at + 16, true));
-    }
+    if (type === RECORD.LOST && size >= 24) addLost(counts, attr, Number(this.#view.getBigUint64(at + 16, true)));
     return true;
   }
 

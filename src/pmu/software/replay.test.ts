@@ -137,13 +137,36 @@ describe("the replay source", { timeout: 60_000 }, () => {
     event.enable();
     source.begin();
     await consumer.takeUntil((records) => records.length > 0);
-    event.disable();
+    event.close();
     consumer.take();
     assert.equal(consumer.take().length, 0);
-    event.enable();
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
     const records = await playToEnd(source, consumer);
     assert.equal(records.length, recorded(0).length + recorded(1).length);
     assert.equal(ends, 1);
+  });
+
+  it("goes on where it was when an event is opened in another shape", async (t) => {
+    const { source, consumer } = open(t);
+    const before = source.open(source.resolve({ event: "" }), SHAPE);
+    before.enable();
+    source.begin();
+    const records = await consumer.takeUntil((taken) => taken.length > 0);
+    const after = source.open(source.resolve({ event: "" }), { ...SHAPE, wakeEach: true });
+    before.disable();
+    records.push(...consumer.take());
+    after.enable();
+    before.close();
+    let ended = false;
+    source.onEnd(() => {
+      ended = true;
+    });
+    records.push(...(await consumer.takeUntil(() => ended)));
+    after.disable();
+    assert.equal(records.length, recorded(0).length + recorded(1).length);
+    const produced = [before, after].map((event) => event.read().produced ?? 0);
+    assert.ok(produced.every((samples) => samples > 0));
+    assert.equal(produced[0] + produced[1], samplesOf(records).length, "each counts what was made for it");
   });
 
   it("waits for an event when it begins without one", async (t) => {
@@ -215,7 +238,16 @@ describe("the replay source", { timeout: 60_000 }, () => {
     event.enable();
     const records = await playToEnd(source, consumer);
     assert.equal(records.filter(({ type }) => type === RECORD.LOST).length, 1);
-    assert.equal(event.read().lost, 42);
+    event.disable();
+    const told = event.read();
+    assert.equal(told.lost, 42);
+    assert.equal(told.produced, samplesOf(records).length + 42);
+    const again = source.open(source.resolve({ event: "" }), SHAPE);
+    again.enable();
+    assert.deepEqual([again.read().produced, again.read().lost], [0, 0], "each opening counts its own");
+    await playToEnd(source, consumer);
+    again.disable();
+    assert.deepEqual([again.read().produced, again.read().lost], [told.produced, 42]);
   });
 
   it("makes its rings readable", async (t) => {

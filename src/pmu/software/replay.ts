@@ -25,6 +25,7 @@ import type {
   Source,
 } from "../source.js";
 import { EnabledTime } from "./enabled-time.js";
+import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
 import { indexRecords } from "./record-index.js";
 import type { ReplayCommand, ReplayEnded, ReplayProducerData } from "./replay-producer.js";
@@ -54,8 +55,9 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
     );
   }
   const rings = openSoftwareRings(index.cpus, options.ringBytes);
-  const lost = new BigUint64Array(new SharedArrayBuffer(recording.attrs.length * 8));
-  const data: ReplayProducerData = { rings, bytes: recording.bytes, index, speed: options.speed ?? 1, lost };
+  const attrs = recording.attrs.length;
+  const counts = allocateCounts(attrs);
+  const data: ReplayProducerData = { rings, bytes: recording.bytes, index, attrs, speed: options.speed ?? 1, counts };
   return new ReplaySource(recording, data, index.count, options.now ?? hrtime.bigint);
 }
 
@@ -174,9 +176,9 @@ class ReplaySource implements Source {
       // perf, too, takes the attr's where the records have none.
       fixedPeriod: (attr.sampleType & SAMPLE.PERIOD) === 0 ? attr.samplePeriod : 0,
     };
-    const { lost } = this.#data;
+    const { counts } = this.#data;
     return new OpenReplayEvent(format, this.#nowNs, {
-      lost: () => Number(Atomics.load(lost, index)),
+      count: () => readCount(counts, index),
       enable: () => {
         this.#enabled++;
         this.#thread.post({ kind: "enable", attr: index, wakeEach: shape.wakeEach });
@@ -184,8 +186,11 @@ class ReplaySource implements Source {
       disable: () => {
         this.#enabled--;
         this.#thread.post({ kind: "disable", attr: index, wakeEach: shape.wakeEach });
-        if (this.#enabled === 0) this.#abandon();
         this.#thread.settle();
+      },
+      close: () => {
+        // Not as soon as nothing is enabled: an event that changes its shape is disabled for a moment.
+        if (this.#enabled === 0) this.#abandon();
       },
     });
   }
@@ -260,15 +265,20 @@ function sameLevels(asked: ParsedEvent, recorded: RecordedAttr): boolean {
 }
 
 interface ReplayControl {
-  readonly lost: () => number;
+  /** Of all that was ever played of the recorded event, whoever had it open. */
+  readonly count: () => ProducerCount;
   readonly enable: () => void;
   readonly disable: () => void;
+  readonly close: () => void;
 }
 
 class OpenReplayEvent implements OpenEvent {
   readonly formats: readonly RecordFormat[];
   readonly #time: EnabledTime;
   readonly #control: ReplayControl;
+  /** What was counted while this one was enabled, up to the last disable; and where it stood at the last enable. */
+  #counted: ProducerCount = { produced: 0, lost: 0 };
+  #countedFrom: ProducerCount = { produced: 0, lost: 0 };
   #closed = false;
 
   constructor(format: RecordFormat, nowNs: () => bigint, control: ReplayControl) {
@@ -285,25 +295,38 @@ class OpenReplayEvent implements OpenEvent {
   enable(): void {
     if (this.#closed || this.#time.running) return;
     this.#time.start();
+    this.#countedFrom = this.#control.count();
     this.#control.enable();
   }
 
   /** As with the kernel's, no sample is written once this has returned. */
   disable(): void {
     if (!this.#time.running) return;
-    this.#time.stop();
     this.#control.disable();
+    this.#counted = this.#count();
+    this.#time.stop();
   }
 
-  /** `lost` is what the recording's own LOST records have said up to now; the replay itself loses nothing. */
+  #count(): ProducerCount {
+    const { produced, lost } = this.#counted;
+    if (!this.#time.running) return this.#counted;
+    const now = this.#control.count();
+    return {
+      produced: produced + now.produced - this.#countedFrom.produced,
+      lost: lost + now.lost - this.#countedFrom.lost,
+    };
+  }
+
+  /** `lost` is what the recording's own LOST records said while this was enabled; the replay itself loses nothing. */
   read(): EventReading {
     const timeNs = this.#time.readNs();
-    return { lost: this.#control.lost(), timeEnabledNs: timeNs, timeRunningNs: timeNs };
+    return { ...this.#count(), timeEnabledNs: timeNs, timeRunningNs: timeNs };
   }
 
   close(): void {
     if (this.#closed) return;
     this.disable();
     this.#closed = true;
+    this.#control.close();
   }
 }

@@ -87,6 +87,7 @@ describe("SyntheticEvent", () => {
     const records = consumer.take();
     assert.ok(records.length >= 100 && records.length <= 101);
     assert.equal(event.lost, 0);
+    assert.equal(event.produced, records.length, "what was never made is not counted");
     assert.ok(time(records[0] as TakenRecord) >= 4900 * MS);
   });
 
@@ -101,6 +102,7 @@ describe("SyntheticEvent", () => {
     records.push(...consumer.take());
     const samples = samplesOf(records);
     assert.equal(samples.length + event.lost, 100_000);
+    assert.equal(event.produced, 100_000);
     const told = records.reduce(
       (sum, { type, view }) => sum + (type === RECORD.LOST ? view.getBigUint64(16, true) : 0n),
       0n,

@@ -44,6 +44,7 @@ export class SyntheticEvent {
   readonly #intervalNs: number;
   readonly #wakeEach: boolean;
   #startNs = 0;
+  #produced = 0;
   #lost = 0;
 
   constructor(writers: readonly RingWriter[], options: SyntheticEventOptions) {
@@ -58,6 +59,11 @@ export class SyntheticEvent {
       const block = buildSampleBlock({ ...options, random, id, cpu, period });
       return { writer, id, block, phase: (index + 1) / writers.length, next: 0, cursor: 0 };
     });
+  }
+
+  /** Samples that were due and made, those included that did not fit into their ring. */
+  get produced(): number {
+    return this.#produced;
   }
 
   /** Samples that did not fit into their ring. */
@@ -92,6 +98,7 @@ export class SyntheticEvent {
   #write(generator: CpuGenerator, due: number): void {
     const { writer, block } = generator;
     const { starts } = block;
+    this.#produced += due;
     let left = due;
     while (left > 0) {
       const first = starts[generator.cursor] as number;

@@ -3,6 +3,7 @@ import { hrtime } from "node:process";
 import { PAGE_BYTES } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
 import type { RingDescriptor } from "../source.js";
+import { type CountsBuffer, storeCount } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
 import { RingWriter } from "./ring-writer.js";
 import { SyntheticEvent, type SyntheticEventOptions } from "./synthetic-event.js";
@@ -16,14 +17,14 @@ export type SyntheticCommand =
       readonly kind: "open";
       readonly event: number;
       readonly options: SyntheticEventOptions;
-      /** One element, the samples lost so far; only the producer writes it. */
-      readonly lost: BigUint64Array<SharedArrayBuffer>;
+      /** Of this event alone. */
+      readonly counts: CountsBuffer;
     }
   | { readonly kind: "enable" | "disable" | "close"; readonly event: number };
 
 interface Entry {
   readonly event: SyntheticEvent;
-  readonly lost: BigUint64Array<SharedArrayBuffer>;
+  readonly counts: CountsBuffer;
   enabled: boolean;
 }
 
@@ -42,7 +43,7 @@ function main(): void {
   const obey = (command: SyntheticCommand): void => {
     if (command.kind === "open") {
       const event = new SyntheticEvent(writers, command.options);
-      entries.set(command.event, { event, lost: command.lost, enabled: false });
+      entries.set(command.event, { event, counts: command.counts, enabled: false });
       return;
     }
     const entry = entries.get(command.event);
@@ -58,11 +59,10 @@ function main(): void {
   const step = (): number => {
     const nowNs = monotonicNs();
     let nextDueNs = Number.POSITIVE_INFINITY;
-    for (const { event, lost, enabled } of entries.values()) {
+    for (const { event, counts, enabled } of entries.values()) {
       if (!enabled) continue;
       nextDueNs = Math.min(nextDueNs, event.tick(nowNs));
-      // Read by the main thread, which orders nothing else by it.
-      Atomics.store(lost, 0, BigInt(event.lost));
+      storeCount(counts, 0, event);
     }
     return Math.max(TICK_MS, (nextDueNs - nowNs) / 1e6);
   };

@@ -103,6 +103,22 @@ describe("the synthetic source", { timeout: 30_000 }, () => {
     assert.ok(timeEnabledNs > 0);
   });
 
+  it("counts what it has made, exactly once disable has returned: taken and lost", async (t) => {
+    const { source, consumer } = open(t, { ratePerSecond: 1_000_000, cpus: 1 });
+    const event = source.open(source.resolve({ event: "" }), SHAPE);
+    let taken = 0;
+    for (let round = 0; round < 5; round++) {
+      event.enable();
+      const lostBefore = event.read().lost ?? 0;
+      while ((event.read().lost ?? 0) === lostBefore) await new Promise((resolve) => setTimeout(resolve, 1));
+      event.disable();
+      taken += samplesOf(consumer.take()).length;
+      const { produced, lost } = event.read();
+      assert.ok(taken > 0 && lost !== null && lost > 0);
+      assert.equal(produced, taken + lost);
+    }
+  });
+
   it("wakes for each batch when the shape says so", async (t) => {
     const { source } = open(t, { ratePerSecond: 1000, cpus: 1 });
     const event = source.open(source.resolve({ event: "" }), { ...SHAPE, wakeEach: true });

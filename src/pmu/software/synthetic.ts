@@ -15,6 +15,7 @@ import type {
   Source,
 } from "../source.js";
 import { EnabledTime } from "./enabled-time.js";
+import { allocateCounts, type CountsBuffer, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
 import { closeSoftwareRings, openSoftwareRings } from "./ring-memory.js";
 import { syntheticSampleType } from "./synthetic-event.js";
@@ -90,12 +91,12 @@ class SyntheticSource implements Source {
       );
     }
     const ids = this.rings.map(() => this.#nextId++);
-    const lost = new BigUint64Array(new SharedArrayBuffer(8));
+    const counts = allocateCounts(1);
     const number = this.#eventsOpened++;
     this.#thread.post({
       kind: "open",
       event: number,
-      lost,
+      counts,
       options: {
         ids,
         cpus: this.rings.map(({ cpu }) => cpu),
@@ -113,7 +114,7 @@ class SyntheticSource implements Source {
       sampleIdAll: true,
       fixedPeriod: 0,
     };
-    return new OpenSyntheticEvent(this.#thread, number, format, lost, this.#options.now ?? hrtime.bigint);
+    return new OpenSyntheticEvent(this.#thread, number, format, counts, this.#options.now ?? hrtime.bigint);
   }
 
   begin(): void {}
@@ -130,21 +131,15 @@ class OpenSyntheticEvent implements OpenEvent {
   readonly formats: readonly RecordFormat[];
   readonly #thread: Thread;
   readonly #event: number;
-  readonly #lost: BigUint64Array<SharedArrayBuffer>;
+  readonly #counts: CountsBuffer;
   readonly #time: EnabledTime;
   #closed = false;
 
-  constructor(
-    thread: Thread,
-    event: number,
-    format: RecordFormat,
-    lost: BigUint64Array<SharedArrayBuffer>,
-    nowNs: () => bigint,
-  ) {
+  constructor(thread: Thread, event: number, format: RecordFormat, counts: CountsBuffer, nowNs: () => bigint) {
     this.#thread = thread;
     this.#event = event;
     this.formats = [format];
-    this.#lost = lost;
+    this.#counts = counts;
     this.#time = new EnabledTime(nowNs);
   }
 
@@ -169,7 +164,7 @@ class OpenSyntheticEvent implements OpenEvent {
 
   read(): EventReading {
     const timeNs = this.#time.readNs();
-    return { lost: Number(Atomics.load(this.#lost, 0)), timeEnabledNs: timeNs, timeRunningNs: timeNs };
+    return { ...readCount(this.#counts, 0), timeEnabledNs: timeNs, timeRunningNs: timeNs };
   }
 
   close(): void {
