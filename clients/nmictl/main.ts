@@ -19,6 +19,7 @@ import {
 import { Output, printable } from "./output.js";
 import { type SubscribeOptions, subscribe } from "./subscribe.js";
 import { table } from "./table.js";
+import { type VerifyOptions, verify } from "./verify/verify.js";
 
 const EXIT_SIGINT = 130;
 
@@ -102,6 +103,7 @@ function defineProgram(): void {
     });
 
   defineSubscribe();
+  defineVerify();
 }
 
 function defineSubscribe(): void {
@@ -138,6 +140,27 @@ function defineSubscribe(): void {
         process.exitCode = await subscribe(client, options, { output, note, json, local, signal: stopSignal() });
       }),
     );
+}
+
+function defineVerify(): void {
+  program
+    .command("verify")
+    .description(
+      "load the daemon with handlers of all kinds, and check that every sample is accounted for on both sides",
+    )
+    .option("--seconds <n>", "how long", parseSeconds, 30)
+    .option("--handlers <n>", "how many at a time, beside one that gets everything", (text) => parseUint(text), 12)
+    .option("--seed <n>", "of what they do; a run that failed says which it was", (text) => parseUint(text))
+    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .option(
+      "-F, --frequency <hz>",
+      "of the fastest handler (default: every sample, or 99 from the kernel)",
+      parsePositiveUint32,
+    )
+    .action(async (options: VerifyOptions) => {
+      const { address, json } = program.opts<GlobalOptions>();
+      process.exitCode = await verify(options, { output, note, json, address, signal: stopSignal() });
+    });
 }
 
 /** The failure in one line, with what to do about it where that is known. */

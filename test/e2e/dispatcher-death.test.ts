@@ -6,6 +6,8 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { reconcile } from "../../clients/nmictl/verify/reconcile.js";
+import { run } from "../../clients/nmictl/verify/run.js";
 import { type BrokerClient, connect } from "../../clients/typescript/index.js";
 import { loadConfig, processIo } from "../../src/daemon/config/load.js";
 import { type Daemon, startDaemon } from "../../src/daemon/daemon.js";
@@ -19,6 +21,7 @@ import { deregisterAndCheck, subscribeNew } from "../support/stream-reader.js";
 interface Running {
   readonly daemon: Daemon;
   readonly client: BrokerClient;
+  readonly address: string;
   readonly fatal: Error[];
 }
 
@@ -36,7 +39,7 @@ async function start(t: TestContext, ...flags: string[]): Promise<Running> {
     await daemon.stop();
     rmSync(runtimeDir, { recursive: true, force: true });
   });
-  return { daemon, client, fatal };
+  return { daemon, client, address: `unix:${socket}`, fatal };
 }
 
 async function untilRestarted(client: BrokerClient, times: number): Promise<void> {
@@ -123,3 +126,39 @@ test("a dispatcher that dies again and again ends the daemon", BOUNDED, async (t
   });
   assert.match(fatal[0].message, /dispatcher 0 died 6 times in a row: a fault was injected/);
 });
+
+test(
+  "every sample made is accounted for while dispatchers die and handlers of all kinds come and go",
+  BOUNDED,
+  async (t) => {
+    const { daemon, client, address, fatal } = await start(t, "--dispatchers", "2");
+    const over = new AbortController();
+    const running = run({
+      address,
+      seconds: 60,
+      handlers: 6,
+      seed: 3,
+      events: ["", "cycles"],
+      frequencyHz: 0,
+      signal: over.signal,
+    });
+    const faults: readonly FaultPoint[] = ["matched", "now", "entered", "matched", "entered", "now"];
+    for (const [i, at] of faults.entries()) {
+      const { totals } = await client.getStatus();
+      await poll("more samples", async () => {
+        const delivered = (await client.getStatus()).totals?.delivered ?? 0;
+        return delivered > (totals?.delivered ?? 0) + 5000 || undefined;
+      });
+      void daemon.host.threads[i % 2].tell({ kind: "fail", at, how: i < 3 ? "throw" : "exit" });
+      await untilRestarted(client, i + 1);
+    }
+    over.abort();
+    const report = reconcile(await running);
+    assert.deepEqual(report.imbalances, []);
+    // Nobody knows any more whether a dead dispatcher's last batch was claimed.
+    assert.deepEqual(report.unchecked, ["one handler's samples against those drained: a dispatcher died"]);
+    const died = report.losses.find(({ reason }) => reason === "DISPATCHER_DIED");
+    assert.ok(died !== undefined && died.booked > 0);
+    assert.deepEqual(fatal, []);
+  },
+);

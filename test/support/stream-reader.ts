@@ -1,5 +1,6 @@
-/** Reads one handler's stream, keeps its own books of it, and checks the contract message by message. */
+/** Reads one handler's stream, keeps its own books of it, and checks the contract message by message, as `nmictl verify` does. */
 import assert from "node:assert/strict";
+import { type DaemonBooks, type EventLedger, StreamLedger } from "../../clients/nmictl/verify/ledger.js";
 import type {
   BrokerClient,
   Delivery,
@@ -22,23 +23,10 @@ export interface ReaderOptions {
   readonly paused?: boolean;
 }
 
-/** What was received of one of the handler's events. */
-export interface Received {
-  samples: number;
-  period: bigint;
-  lost: number;
-  periodLost: bigint;
-}
-
 export class StreamReader {
   readonly name: string;
   readonly handlerId: number;
-  started: Started | null = null;
-  end: End | null = null;
-  samples = 0;
-  /** Of the next sample, lost ones included. */
-  nextSequence = 0;
-  readonly events: Received[] = [];
+  readonly ledger = new StreamLedger();
   /** All loss messages in order, each with the number of the first sample it tells of. */
   readonly losses: { readonly loss: Loss; readonly sequence: number }[] = [];
   readonly samplesByPid = new Map<number, number>();
@@ -65,6 +53,27 @@ export class StreamReader {
     );
     // Whoever awaits it sees it; until then it is no unhandled rejection.
     this.done.catch(() => {});
+  }
+
+  get started(): Started | null {
+    return this.ledger.started;
+  }
+
+  get end(): End | null {
+    return this.ledger.end;
+  }
+
+  get samples(): number {
+    return this.ledger.samples;
+  }
+
+  /** Of the next sample, lost ones included. */
+  get nextSequence(): number {
+    return this.ledger.nextSequence;
+  }
+
+  get events(): readonly EventLedger[] {
+    return this.ledger.events;
   }
 
   /** Resolves once `holds()`, which is looked at after every message. Rejects when the stream ends before. */
@@ -99,6 +108,7 @@ export class StreamReader {
   }
 
   async #read(client: BrokerClient, { signal, onBatch }: ReaderOptions): Promise<void> {
+    this.ledger.begin();
     for await (const delivery of client.subscribe(this.handlerId, { signal })) {
       this.#take(delivery);
       this.#conditions.changed();
@@ -109,50 +119,18 @@ export class StreamReader {
   }
 
   #take(delivery: Delivery): void {
-    assert.equal(this.end, null, `${this.name}: ${delivery.kind} after end`);
-    assert.equal(delivery.kind === "started", this.started === null, `${this.name}: started comes once and first`);
-    switch (delivery.kind) {
-      case "started":
-        this.started = delivery;
-        this.nextSequence = delivery.nextSequence;
-        for (const _ of delivery.events) this.events.push({ samples: 0, period: 0n, lost: 0, periodLost: 0n });
-        break;
-      case "samples":
-        this.#count(delivery);
-        break;
-      case "loss":
-        this.#lose(delivery);
-        break;
-      case "end":
-        this.end = delivery;
-        break;
-    }
+    const sequence = this.nextSequence;
+    this.ledger.take(delivery);
+    assert.deepEqual(this.ledger.problems, [], this.name);
+    if (delivery.kind === "samples") this.#count(delivery);
+    if (delivery.kind === "loss") this.losses.push({ loss: delivery, sequence });
   }
 
-  #count(batch: SampleBatch): void {
-    const { pid, cpu, period, length, sequence } = batch;
-    assert.equal(sequence, this.nextSequence, `${this.name}: sequence has a gap that no loss told of`);
-    for (const column of [batch.time, batch.ip, pid, batch.tid, cpu, period]) assert.equal(column.length, length);
-    this.nextSequence += length;
-    this.samples += length;
-    const event = this.events[batch.eventIndex];
-    event.samples += length;
+  #count({ pid, cpu, length }: SampleBatch): void {
     for (let i = 0; i < length; i++) {
-      event.period += period[i];
       this.samplesByPid.set(pid[i], (this.samplesByPid.get(pid[i]) ?? 0) + 1);
       this.samplesByCpu.set(cpu[i], (this.samplesByCpu.get(cpu[i]) ?? 0) + 1);
     }
-  }
-
-  #lose(loss: Loss): void {
-    assert.ok(loss.count > 0, `${this.name}: a loss of nothing`);
-    this.losses.push({ loss, sequence: this.nextSequence });
-    // Nobody knows whether it was this handler's: it has no numbers and is in no books.
-    if (loss.eventWide) return;
-    this.nextSequence += loss.count;
-    const event = this.events[loss.eventIndex];
-    event.lost += loss.count;
-    event.periodLost += BigInt(loss.period);
   }
 }
 
@@ -169,48 +147,18 @@ export async function subscribeNew(
 }
 
 /** Awaits the reader's end and checks its books against what it received, sample for sample. */
-export async function checkEnd(reader: StreamReader, reason: End["reason"]): Promise<End> {
+export async function checkEnd(reader: StreamReader, reason: End["reason"], ...books: DaemonBooks[]): Promise<End> {
   await reader.done;
   const end = reader.end as End;
-  const { name } = reader;
-  assert.equal(end.reason, reason, name);
-  assert.equal(end.matched, end.delivered + end.lost, `${name}: matched = delivered + lost`);
-  assert.equal(end.delivered, reader.samples, `${name}: delivered = received`);
-  assert.equal(end.lost, sum(reader.events, "lost"), `${name}: lost = told`);
-  const { nextSequence } = reader.started as Started;
-  assert.equal(reader.nextSequence - nextSequence, end.matched, `${name}: numbered = matched`);
-  assert.deepEqual(
-    end.events.map(({ matched, delivered, lost, periodDelivered, periodLost }) => ({
-      matched,
-      delivered,
-      lost,
-      periodDelivered,
-      periodLost,
-    })),
-    reader.events.map(({ samples, lost, period, periodLost }) => ({
-      matched: samples + lost,
-      delivered: samples,
-      lost,
-      periodDelivered: period,
-      periodLost,
-    })),
-    `${name}: events`,
-  );
+  assert.equal(end.reason, reason, reader.name);
+  reader.ledger.settle([{ source: "end", ...end }, ...books]);
+  assert.deepEqual(reader.ledger.problems, [], reader.name);
   return end;
 }
 
 /** checkEnd() of a reader whose handler was deregistered with the answer `books`, which must say the same as `end`. */
 export async function checkBooks(reader: StreamReader, books: DeregisterResponse): Promise<void> {
-  const end = await checkEnd(reader, "DEREGISTERED");
-  const { matched, delivered, lost, events } = books;
-  assert.deepEqual({ matched, delivered, lost, events }, pick(end), `${reader.name}: Deregister and end agree`);
-  assert.equal(books.lastSequence, reader.nextSequence, `${reader.name}: last_sequence`);
-  const reasons = new Set(reader.losses.flatMap(({ loss }) => (loss.eventWide ? [] : [loss.reason])));
-  assert.deepEqual(
-    new Map(books.losses.map(({ reason, count }) => [reason, count])),
-    new Map([...reasons].map((reason) => [reason, reader.lost(reason)])),
-    `${reader.name}: losses by reason`,
-  );
+  await checkEnd(reader, "DEREGISTERED", { source: "Deregister", ...books });
 }
 
 /** Deregisters the reader's handler and checks the books. */
@@ -218,12 +166,4 @@ export async function deregisterAndCheck(client: BrokerClient, reader: StreamRea
   const books = await client.deregister(reader.handlerId);
   await checkBooks(reader, books);
   return books;
-}
-
-function pick({ matched, delivered, lost, events }: End) {
-  return { matched, delivered, lost, events };
-}
-
-function sum(events: readonly Received[], field: "samples" | "lost"): number {
-  return events.reduce((total, event) => total + event[field], 0);
 }

@@ -1,0 +1,282 @@
+/** `nmictl verify`: what goes in comes out or is accounted for, whatever the handlers do, and what is not is found. */
+import assert from "node:assert/strict";
+import fs from "node:fs";
+import { type TestContext, test } from "node:test";
+import { type Report, reconcile } from "../../clients/nmictl/verify/reconcile.js";
+import { ROLES } from "../../clients/nmictl/verify/roles.js";
+import { run } from "../../clients/nmictl/verify/run.js";
+import { BOUNDED } from "../support/bound.js";
+import { startBusy, usableCpus } from "../support/busy.js";
+import { poll } from "../support/conditions.js";
+import { type RunningDaemon, startDaemon } from "../support/daemon.js";
+import { connectTo, startLiveDaemon } from "../support/live.js";
+import { startNmictl } from "../support/process.js";
+import { type Message, startTamperingProxy, type Tampering } from "../support/tampering-proxy.js";
+
+/** The least that the daemon allows, or nearly: full within milliseconds. */
+const SMALL_RINGS = { NMID_RING_KIB: "8" } as const;
+const SECONDS = 15;
+
+/** Starts `nmictl verify` and resolves with its report. */
+async function verify(t: TestContext, daemon: RunningDaemon, ...args: string[]): Promise<Report> {
+  const command = startNmictl(t, daemon, "--json", "verify", ...args);
+  const { code, stdout, stderr } = await command.exited;
+  assert.notEqual(stdout, "", stderr);
+  const report = JSON.parse(stdout) as Report;
+  assert.deepEqual(report.imbalances, [], stderr);
+  assert.ok(report.balanced);
+  assert.equal(code, 0, stderr);
+  return report;
+}
+
+function lossesOf(report: Report): Map<string, number> {
+  return new Map(report.losses.map(({ reason, booked }) => [reason, booked]));
+}
+
+function noneUnbalanced(daemon: RunningDaemon): void {
+  assert.deepEqual(
+    daemon.logs.filter((line) => /do not balance/.test(line)),
+    [],
+  );
+}
+
+test("overload, churn, broken streams and full rings: every sample made is accounted for", BOUNDED, async (t) => {
+  const daemon = await startDaemon(t, {
+    args: ["--source", "synthetic:200000", "--dispatchers", "2"],
+    env: SMALL_RINGS,
+  });
+  const args = ["--seconds", String(SECONDS), "--seed", "4", "-e", "cpu-clock", "-e", "cycles"];
+  const report = await verify(t, daemon, ...args);
+  noneUnbalanced(daemon);
+
+  // All that there is to survive was there, and all that can be compared was.
+  assert.deepEqual(report.unchecked, []);
+  assert.equal(report.checks.length, 9);
+  assert.deepEqual(
+    new Set(report.roles.map(({ role }) => role)),
+    new Set(["everything, all along", ...ROLES.map(({ name }) => name)]),
+  );
+  const losses = lossesOf(report);
+  for (const reason of [
+    "QUEUE_FULL",
+    "QUEUE_DROPPED_OLDEST",
+    "STREAM_BROKEN",
+    "DISCARDED",
+    "LEASE_EXPIRED",
+    "DISCONNECTED",
+  ]) {
+    assert.ok((losses.get(reason) ?? 0) > 0, `${reason}: ${[...losses].join("; ")}`);
+  }
+  assert.ok(report.eventWide.KERNEL > 0, "the rings were full");
+  assert.ok(report.streamsResumed > 0);
+  for (const end of ["DEREGISTERED", "OVERFLOWED", "no end", "never subscribed"]) assert.ok(report.ends[end] > 0, end);
+  const made = report.checks.find(({ what }) => what.startsWith("samples made"));
+  assert.ok(made !== undefined && made.left > 1_000_000 && made.left > report.eventWide.KERNEL);
+});
+
+/** CPU time that a process has used, in clock ticks of 10 ms. */
+function cpuTicks(pid: number): number {
+  const fields = fs
+    .readFileSync(`/proc/${pid}/stat`, "utf8")
+    .replace(/^.*\) /, "")
+    .split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+test(
+  "live samples at a high rate into the smallest rings, and a daemon that is stopped now and then",
+  BOUNDED,
+  async (t) => {
+    const daemon = await startLiveDaemon(t, { args: ["--dispatchers", "2"], env: SMALL_RINGS });
+    if (daemon === null) return;
+    const client = connectTo(t, daemon);
+    const busy = usableCpus().map((cpu) => startBusy(t, { cpu }));
+    const verified = verify(t, daemon, "--seconds", "8", "--seed", "5", "-e", "cpu-clock", "-F", "4000");
+    for (let stop = 0; stop < 3; stop++) {
+      const lost = await poll(
+        "an event to lose samples of",
+        async () => (await client.getStatus()).events[0]?.kernelLost,
+      );
+      process.kill(daemon.pid, "SIGSTOP");
+      try {
+        // A tenth of a second of a CPU that is busy: 400 samples, where a ring takes 127.
+        const [{ pid }] = busy;
+        const from = cpuTicks(pid);
+        await poll("a busy CPU", () => (cpuTicks(pid) - from >= 10 ? true : undefined));
+      } finally {
+        process.kill(daemon.pid, "SIGCONT");
+      }
+      await poll("samples lost in the rings", async () => {
+        const { events } = await client.getStatus();
+        return (events[0]?.kernelLost ?? 0) > lost ? true : undefined;
+      });
+    }
+    const report = await verified;
+    noneUnbalanced(daemon);
+    assert.match(report.source, /^perf/);
+    assert.deepEqual(report.unchecked, ["samples made: this source does not count them"]);
+    assert.ok(report.eventWide.KERNEL > 0);
+    assert.ok(report.roles.every(({ handlers }) => handlers > 0) && report.roles.length === ROLES.length + 1);
+    const [witness] = report.roles;
+    assert.ok(witness.received > 0);
+  },
+);
+
+test(
+  "with others on the daemon each handler's books are checked, and no sum that is theirs as well",
+  BOUNDED,
+  async (t) => {
+    const daemon = await startDaemon(t, { args: ["--source", "synthetic:20000"] });
+    const client = connectTo(t, daemon);
+    await client.register({ name: "somebody else", events: [], leaseMs: 600_000 });
+    const report = await verify(t, daemon, "--seconds", "1", "--handlers", "3");
+    assert.deepEqual(report.unchecked, ["the daemon's totals: other handlers were registered before"]);
+    assert.equal(report.checks.length, 1);
+    assert.ok(report.handlers > 3);
+  },
+);
+
+test("the report is for people, too, and the command fails when something does not balance", BOUNDED, async (t) => {
+  const daemon = await startDaemon(t, { args: ["--source", "synthetic:20000"] });
+  const honest = startNmictl(t, daemon, "verify", "--seconds", "0.3", "--handlers", "1", "--seed", "9");
+  const good = await honest.exited;
+  assert.equal(good.code, 0, good.stderr);
+  assert.match(good.stdout, /^yes +(\d+) +\1 +samples made, and drained or lost in the rings$/m);
+  assert.match(good.stdout, /\nbalanced$/);
+
+  const proxy = await startTamperingProxy(t, daemon, {
+    GetStatus: onceRegistered((totals) => bump(totals, "samples")),
+  });
+  const args = ["verify", "--seconds", "0.3", "--handlers", "1", "--seed", "9"];
+  const bad = await startNmictl(t, { ...daemon, address: proxy.address }, ...args).exited;
+  assert.equal(bad.code, 1, bad.stderr);
+  assert.match(bad.stdout, /^NO +\d+ +\d+ +samples drained, and/m);
+  assert.match(bad.stdout, /^IMBALANCE: .*\n(.*\n)*NOT BALANCED: seed 9$/m);
+});
+
+function bump(message: Message, field: string, by = 1): void {
+  message[field] = (message[field] as number) + by;
+}
+
+/** What `verify` asks first is how things stood before; what it asks after that is changed. */
+function onceRegistered(tamper: (totals: Message, answer: Message) => void): (answer: Message) => void {
+  let asked = 0;
+  return (answer) => {
+    if (asked++ > 0) tamper(answer.totals as Message, answer);
+  };
+}
+
+/** The `nth` that `is`. */
+function nth(nth: number, is: (delivery: Message) => boolean): (delivery: Message) => boolean {
+  let seen = 0;
+  return (delivery) => is(delivery) && ++seen === nth;
+}
+
+function withheldSample(): Tampering {
+  let batches = 0;
+  return { samples: () => ++batches !== 3 };
+}
+
+/** The last column of the last chunk is the period; its last element is the end of the message. */
+function changedWeight(): Tampering {
+  let batches = 0;
+  return {
+    samples: (bytes) => {
+      if (++batches === 2) bytes.writeBigUInt64LE(bytes.readBigUInt64LE(bytes.length - 8) + 1n, bytes.length - 8);
+      return true;
+    },
+  };
+}
+
+function withheldLoss(): Tampering {
+  const isIt = nth(1, ({ loss }) => loss !== undefined && !(loss as Message).eventWide);
+  return { control: (delivery) => !isIt(delivery) };
+}
+
+function withheldRingLoss(): Tampering {
+  const isIt = nth(1, ({ loss }) => (loss as Message | undefined)?.eventWide === true);
+  return { control: (delivery) => !isIt(delivery) };
+}
+
+function otherReason(): Tampering {
+  const isIt = nth(1, ({ loss }) => (loss as Message | undefined)?.reason === "QUEUE_FULL");
+  return {
+    control: (delivery) => {
+      if (isIt(delivery)) (delivery.loss as Message).reason = "DISCARDED";
+      return true;
+    },
+  };
+}
+
+function wrongEnd(): Tampering {
+  return {
+    control: ({ end }) => {
+      if (end !== undefined) bump(end as Message, "delivered");
+      return true;
+    },
+  };
+}
+
+const PLANTED: readonly [what: string, tampering: () => Tampering, finds: RegExp][] = [
+  ["a batch of samples that does not arrive", withheldSample, /a gap that no loss tells of/],
+  ["a sample with another weight", changedWeight, /period_delivered, and the sum of periods: \d+ and \d+/],
+  ["a loss that is not told", withheldLoss, /a gap that no loss tells of|lost, and told as lost/],
+  ["a loss in the rings that is not told", withheldRingLoss, /lost in the rings, and told to who was there all along/],
+  ["a loss for another reason", otherReason, /lost for QUEUE_FULL, and told as lost/],
+  ["an end that says more", wrongEnd, /end: matched, and delivered \+ lost/],
+  ["an answer that says less", () => ({ Deregister: (a) => bump(a, "matched", -1) }), /by end and by Deregister/],
+  [
+    "a table that says more",
+    () => ({ WatchHandlers: ({ handler }) => handler !== null && bump(handler as Message, "lost") }),
+    /the table: matched, and delivered \+ lost/,
+  ],
+  [
+    "a sample that was made and vanished",
+    () => ({ GetStatus: onceRegistered((totals) => bump(totals, "produced")) }),
+    /samples made, and drained or lost/,
+  ],
+  [
+    "a sample drained twice",
+    () => ({ GetStatus: onceRegistered((totals) => bump(totals, "samples")) }),
+    /samples drained, and matched by who/,
+  ],
+  [
+    "a total that lacks a sample",
+    () => ({ GetStatus: onceRegistered((totals) => bump(totals, "matched", -1)) }),
+    /matched by all handlers, and in the daemon's total/,
+  ],
+  [
+    "delivered without a receiver",
+    () => ({ GetStatus: onceRegistered((totals) => bump(totals, "delivered")) }),
+    /the daemon's delivered/,
+  ],
+  [
+    "books that the daemon itself found wrong",
+    () => ({ GetStatus: onceRegistered((_, answer) => bump(answer, "unbalanced")) }),
+    /that the daemon found unbalanced/,
+  ],
+];
+
+test("each link of the chain, broken on purpose, is found; and nothing is found where nothing is", {
+  timeout: 240_000,
+}, async (t) => {
+  const daemon = await startDaemon(t, { args: ["--source", "synthetic:100000"], env: SMALL_RINGS });
+  const runThrough = async (tampering: Tampering): Promise<Report> => {
+    const { address } = await startTamperingProxy(t, daemon, tampering);
+    const options = { address, seconds: 0.5, handlers: 4, seed: 13, events: [""], frequencyHz: 0 };
+    return reconcile(await run({ ...options, signal: new AbortController().signal }));
+  };
+  const honest = await runThrough({});
+  assert.deepEqual([honest.imbalances, honest.unchecked], [[], []]);
+  assert.ok((lossesOf(honest).get("QUEUE_FULL") ?? 0) > 0 && honest.eventWide.KERNEL > 0, "losses to be tampered with");
+  for (const [what, tampering, finds] of PLANTED) {
+    await t.test(what, async () => {
+      const { balanced, imbalances } = await runThrough(tampering());
+      assert.equal(balanced, false);
+      assert.ok(
+        imbalances.some((text) => finds.test(text)),
+        imbalances.join("\n") || "nothing was found",
+      );
+    });
+  }
+});
