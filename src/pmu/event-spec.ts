@@ -29,6 +29,14 @@ const MODIFIER_LETTERS = /^[ukhpPGHISDWeb]*$/;
 /** A name this long is no typo of anything; searching for its neighbours would only cost time. */
 const NAME_CHARS_MAX = 128;
 
+/**
+ * Whether the kernel, sampling the event by period, makes a sample of every occurrence, whatever the period: it does for
+ * software events that are no clocks, when the sample carries its period (kernel/events/core.c, perf_swevent_event).
+ */
+export function samplesEachOccurrence({ type, periodUnit }: Pick<ParsedEvent, "type" | "periodUnit">): boolean {
+  return type === TYPE.SOFTWARE && periodUnit === "events";
+}
+
 /** Throws PmuError EVENT_UNKNOWN or EVENT_SYNTAX; the message says at which column (from 1). */
 export function parseEventSpec(text: string): ParsedEvent {
   const { base, modifiers } = splitModifiers(text);

@@ -6,7 +6,7 @@ import type { RegisterRequest, SampleBatch } from "../../clients/typescript/inde
 import { BOUNDED } from "../support/bound.js";
 import { startBusy, usableCpus } from "../support/busy.js";
 import { connectTo, startLiveDaemon } from "../support/live.js";
-import { hasCommand } from "../support/process.js";
+import { hasCommand, startProcess } from "../support/process.js";
 import { deregisterAndCheck, type StreamReader, subscribeNew } from "../support/stream-reader.js";
 
 const NOBODY = 65_534;
@@ -223,3 +223,29 @@ test("a period instead of a frequency: the clock's samples weigh what was asked 
   await deregisterAndCheck(client, reader);
   assert.deepEqual([...periods], [BigInt(PERIOD_NS)]);
 });
+
+test(
+  "a period of occurrences that the kernel samples one by one: thinned to what was asked for",
+  BOUNDED,
+  async (t) => {
+    const daemon = await startLiveDaemon(t);
+    if (daemon === null) return;
+    const client = connectTo(t, daemon);
+    // Each process that starts faults its pages in.
+    startProcess(t, "prlimit", ["--cpu=300", "sh", "-c", "while :; do /bin/true; done"]);
+    const PERIOD = 100;
+    const periods = new Set<bigint>();
+    const reader = await subscribeNew(
+      client,
+      { name: "by period", events: [{ event: "page-faults", period: PERIOD }], queue: { flushIntervalMs: 10 } },
+      {
+        onBatch: ({ period }) => {
+          for (const value of period) periods.add(value);
+        },
+      },
+    );
+    await reader.untilMore(200);
+    await deregisterAndCheck(client, reader);
+    assert.deepEqual([...periods], [BigInt(PERIOD)]);
+  },
+);

@@ -101,6 +101,18 @@ describe("ArmedEvents: order", () => {
     assert.deepEqual(source.takeLog(), [...others(1, 100), "pace 100"]);
   });
 
+  it("does not rely on the period of an event whose every occurrence the kernel samples", async () => {
+    const { source, user, join } = setUp();
+    for (const [event, pace] of [
+      ["page-faults", "pace unknown"],
+      ["cpu-clock", "pace 20000"],
+      ["cycles", "pace 20000"],
+    ]) {
+      await join(user(event, { period: 20_000 }));
+      assert.ok(source.takeLog().includes(pace), `${event}: ${pace}`);
+    }
+  });
+
   it("leaves the kernel alone when a slower handler comes or goes", async () => {
     const { source, user, join, leave } = setUp();
     await join(user("cycles", { hz: 1000 }));

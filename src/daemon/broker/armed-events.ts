@@ -5,6 +5,7 @@
  * Order matters throughout: dispatchers learn of a faster pace before the kernel ticks faster, and of a slower one only
  * after it ticks slower and the rings are drained, so that no handler is ever given samples at somebody else's rate.
  */
+import { samplesEachOccurrence } from "../../pmu/event-spec.js";
 import { EVENTS_MAX } from "../../pmu/record.js";
 import type { EventReading, EventShape, OpenEvent, Rate, ResolvedEvent, Source } from "../../pmu/source.js";
 import type { Control } from "../dispatch/messages.js";
@@ -247,7 +248,11 @@ export class ArmedEvents {
   }
 
   #tellPace(armed: ArmedEvent, rate: Rate): Promise<void> {
-    return this.#options.tellAll({ kind: "pace", event: armed.index, pace: paceOf(this.#options.source, rate) });
+    return this.#options.tellAll({
+      kind: "pace",
+      event: armed.index,
+      pace: paceOf(this.#options.source, armed.event, rate),
+    });
   }
 
   async #applyRate(armed: ArmedEvent): Promise<void> {
@@ -285,10 +290,10 @@ function dueRate(armed: ArmedEvent): Rate {
 }
 
 /** What dispatchers thin against. Software sources tick at a rate of their own, so nobody's rate is known to be reached. */
-function paceOf(source: Source, rate: Rate): EventPace {
+function paceOf(source: Source, event: ResolvedEvent, rate: Rate): EventPace {
   if (source.kind !== "perf") return { frequencyHz: null, period: null };
   return {
     frequencyHz: rate.kind === "frequency" ? rate.hz : null,
-    period: rate.kind === "period" ? rate.period : null,
+    period: rate.kind === "period" && !samplesEachOccurrence(event) ? rate.period : null,
   };
 }
