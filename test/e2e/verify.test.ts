@@ -217,12 +217,18 @@ function wrongEnd(): Tampering {
   };
 }
 
+function withheldEnd(): Tampering {
+  const isIt = nth(1, ({ end }) => end !== undefined);
+  return { control: (delivery) => !isIt(delivery) };
+}
+
 const PLANTED: readonly [what: string, tampering: () => Tampering, finds: RegExp][] = [
   ["a batch of samples that does not arrive", withheldSample, /a gap that no loss tells of/],
   ["a sample with another weight", changedWeight, /period_delivered, and the sum of periods: \d+ and \d+/],
   ["a loss that is not told", withheldLoss, /a gap that no loss tells of|lost, and told as lost/],
   ["a loss in the rings that is not told", withheldRingLoss, /lost in the rings, and told to who was there all along/],
   ["a loss for another reason", otherReason, /lost for QUEUE_FULL, and told as lost/],
+  ["an end that does not come", withheldEnd, /without end|brought no end/],
   ["an end that says more", wrongEnd, /end: matched, and delivered \+ lost/],
   ["an answer that says less", () => ({ Deregister: (a) => bump(a, "matched", -1) }), /by end and by Deregister/],
   [

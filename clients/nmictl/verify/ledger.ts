@@ -9,6 +9,9 @@
  */
 import type { Delivery, End, EventBooks, Loss, LossCount, SampleBatch, Started } from "../../typescript/index.js";
 
+/** One mistake may show in every message. */
+const PROBLEMS_MAX = 50;
+
 /** Of one of the handler's events. */
 export interface EventLedger {
   samples: number;
@@ -87,7 +90,7 @@ export class StreamLedger {
   }
 
   #problem(text: string): void {
-    this.problems.push(text);
+    if (this.problems.length < PROBLEMS_MAX) this.problems.push(text);
   }
 
   #start(started: Started): void {

@@ -10,11 +10,18 @@ export class Removals implements Disposable {
   readonly #abort = new AbortController();
   #failure: Error | null = null;
 
-  private constructor() {}
+  readonly #prefix: string;
 
-  /** Resolves when the table is known: no removal after that is missed. Throws RpcError. */
-  static async watch(client: BrokerClient): Promise<Removals> {
-    const removals = new Removals();
+  private constructor(prefix: string) {
+    this.#prefix = prefix;
+  }
+
+  /**
+   * Of the handlers whose names start with `prefix`. Resolves when the table is known: no removal after that is missed.
+   * Throws RpcError.
+   */
+  static async watch(client: BrokerClient, prefix: string): Promise<Removals> {
+    const removals = new Removals(prefix);
     const changes = client.watchHandlers({ signal: removals.#abort.signal });
     for (;;) {
       const { done, value } = await changes.next();
@@ -27,7 +34,7 @@ export class Removals implements Disposable {
   async #read(changes: AsyncIterable<{ readonly kind: string; readonly handler: Handler | null }>): Promise<void> {
     try {
       for await (const { kind, handler } of changes) {
-        if (kind === "REMOVED" && handler !== null) this.#remove(handler);
+        if (kind === "REMOVED" && handler?.name.startsWith(this.#prefix)) this.#remove(handler);
       }
       this.#fail(new Error("the watch has ended"));
     } catch (error) {

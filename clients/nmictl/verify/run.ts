@@ -49,6 +49,7 @@ export interface Run {
 
 export const WITNESS = "everything, all along";
 
+const NAME_PREFIX = `verify-${process.pid}-`;
 const PIDS_MAX = 16;
 const STATUS_MS = 500;
 /** The daemon closes an event right after its last handler. */
@@ -59,7 +60,7 @@ const REFUSED_PAUSE_MS = 200;
 export async function run(options: RunOptions): Promise<Run> {
   using client = connect(options.address, { timeoutMs: CALL_MS_MAX });
   const before = await client.getStatus();
-  using removals = await Removals.watch(client);
+  using removals = await Removals.watch(client, NAME_PREFIX);
   return await new Runner(client, removals, options, before).run();
 }
 
@@ -155,7 +156,7 @@ class Runner {
   }
 
   async #register(role: string, request: Omit<RegisterRequest, "name">) {
-    const name = `verify-${process.pid}-${this.#names++} ${role}`;
+    const name = `${NAME_PREFIX}${this.#names++} ${role}`;
     const registered = await Subject.register({
       address: this.#options.address,
       removals: this.#removals,

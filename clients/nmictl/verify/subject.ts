@@ -43,7 +43,6 @@ export class Subject {
   readonly ledger = new StreamLedger();
   /** Streams that were broken on purpose. */
   broken = 0;
-  discarded = false;
   /** Whether its last stream has ended, for whatever reason. */
   ended = false;
   /** As the table has it, once settled. */
@@ -51,7 +50,11 @@ export class Subject {
   readonly #client: BrokerClient;
   readonly #removals: Removals;
   readonly #onBatch: (batch: SampleBatch) => void;
+  readonly #disconnects: boolean;
   #books: DeregisterResponse | null = null;
+  #discarded = false;
+  /** The last stream was broken on purpose. */
+  #brokenOff = false;
   /** Aborting it breaks the stream. */
   #breaking = new AbortController();
   #reading: Promise<void> = Promise.resolve();
@@ -62,6 +65,7 @@ export class Subject {
     this.#client = client;
     this.#removals = removals;
     this.#onBatch = onBatch ?? (() => {});
+    this.#disconnects = request.queue?.overflow === "DISCONNECT";
     this.handlerId = handlerId;
     this.role = role;
     this.name = request.name;
@@ -89,6 +93,7 @@ export class Subject {
   async subscribe(): Promise<void> {
     this.#breaking = new AbortController();
     this.ended = false;
+    this.#brokenOff = false;
     await new Promise<void>((resolve) => {
       this.#reading = this.#read(this.#breaking.signal, resolve).finally(() => {
         this.ended = true;
@@ -148,13 +153,14 @@ export class Subject {
   async breakOff(): Promise<void> {
     if (this.ended) return;
     this.broken++;
+    this.#brokenOff = true;
     this.#breaking.abort();
     this.resume();
     await this.#reading;
   }
 
   async deregister(discard = false): Promise<void> {
-    this.discarded ||= discard;
+    this.#discarded ||= discard;
     try {
       this.#books = await this.#client.deregister(this.handlerId, { discard, timeoutMs: REMOVAL_MS });
     } catch (error) {
@@ -175,12 +181,21 @@ export class Subject {
     clearTimeout(timer);
   }
 
+  /** Only a reader that may have been stuck when it was removed goes without an end. */
+  #checkEnd(): void {
+    const { end, streams, problems } = this.ledger;
+    const mayBeCut = this.#brokenOff || this.#discarded || this.#disconnects || streams === 0;
+    if (end === null && !mayBeCut) problems.push("its last stream brought no end");
+    if (end?.reason === "OVERFLOWED" && !this.#disconnects) problems.push("it ended as OVERFLOWED");
+  }
+
   /** When it has gone: waits for its stream's end and for the table's last word, and compares. Closes the connection. */
   async settle(): Promise<void> {
     try {
       const removed = await this.#removals.of(this.handlerId);
       this.resume();
       await this.#streamEnd();
+      this.#checkEnd();
       const { end } = this.ledger;
       const told: DaemonBooks[] = [];
       if (end !== null) told.push({ source: "end", ...end });
