@@ -34,6 +34,8 @@ export interface ArmedEvent {
   /** The kernel ticks no faster, whatever is asked for. */
   cap: Rate | null;
   enabled: boolean;
+  /** What dispatchers have been told last. */
+  told: EventPace | null;
   /** Readings of kernel events that were replaced by another shape. */
   readonly before: { lost: number; produced: number; timeEnabledNs: number; timeRunningNs: number };
 }
@@ -181,6 +183,7 @@ export class ArmedEvents {
       rate: user.event.rate,
       cap: null,
       enabled: false,
+      told: null,
       before: { lost: 0, produced: 0, timeEnabledNs: 0, timeRunningNs: 0 },
     };
     this.#byKey.set(user.event.key, armed);
@@ -247,12 +250,13 @@ export class ArmedEvents {
     previous.close();
   }
 
-  #tellPace(armed: ArmedEvent, rate: Rate): Promise<void> {
-    return this.#options.tellAll({
-      kind: "pace",
-      event: armed.index,
-      pace: paceOf(this.#options.source, armed.event, rate),
-    });
+  /** Most handlers come and go without changing the pace: then there is nothing to drain, and nobody to wait for. */
+  async #tellPace(armed: ArmedEvent, rate: Rate): Promise<void> {
+    const pace = paceOf(this.#options.source, armed.event, rate);
+    const { told } = armed;
+    if (told !== null && told.frequencyHz === pace.frequencyHz && told.period === pace.period) return;
+    armed.told = pace;
+    await this.#options.tellAll({ kind: "pace", event: armed.index, pace });
   }
 
   async #applyRate(armed: ArmedEvent): Promise<void> {
