@@ -194,6 +194,58 @@ describe("an outbox", () => {
     }
   });
 
+  it("keeps what different threads write on different cache lines, wherever the buffer begins", () => {
+    const buffer = allocateOutbox(2, SHAPE);
+    const bytes = new Uint8Array(buffer);
+    /** First and last byte that an action changes. */
+    const changed = (action: () => void): [number, number] => {
+      const before = bytes.slice();
+      action();
+      const differ = [...bytes.keys()].filter((i) => bytes[i] !== before[i]);
+      return [Math.min(...differ), Math.max(...differ)];
+    };
+    const pairs = [0, 1].map((d) => open({ ...SHAPE, queueBytes: 2 ** 20 }, buffer, new TestArena(), d));
+    const written: { readonly who: string; readonly at: readonly [number, number] }[] = [];
+    for (const [d, pair] of pairs.entries()) {
+      const who = `dispatcher ${d}`;
+      written.push({ who, at: changed(() => put(pair, 128, 255)) });
+      const books = (): void => {
+        while (put(pair, 128, 255));
+        for (let event = 0; event < EVENTS; event++) {
+          pair.writer.addMatched(event, 2 ** 50, 2 ** 50 + 1, -1);
+          pair.writer.addPendingLoss(event, MEMORY, -1, -1, -1, -1);
+        }
+      };
+      const [, last] = changed(books);
+      written.push({ who, at: [written[written.length - 1].at[1], last] });
+      written.push({ who: "delivery", at: changed(() => take(pair)) });
+    }
+    const lines = ([from, to]: readonly [number, number], base: number): number[] => {
+      const first = Math.floor((from + base) / 64);
+      return Array.from({ length: Math.floor((to + base) / 64) - first + 1 }, (_, i) => first + i);
+    };
+    for (const base of [0, 16, 32, 48]) {
+      const owner = new Map<number, string>();
+      // The head line is apart from what its dispatcher writes behind the tail line.
+      const ranges = written.flatMap(({ who, at: [from, to] }) => {
+        const region = from - (from % (buffer.byteLength / 2));
+        const head: [number, number] = [region, region + 15];
+        return who === "delivery"
+          ? [{ who, at: [from, to] as const }]
+          : [
+              { who, at: head },
+              { who, at: [Math.max(from, region + 128), to] as const },
+            ];
+      });
+      for (const { who, at } of ranges) {
+        for (const line of lines(at, base)) {
+          assert.equal(owner.get(line) ?? who, who, `line ${line} with the buffer at ${base}`);
+          owner.set(line, who);
+        }
+      }
+    }
+  });
+
   it("goes on carrying what a writer that died had carried", () => {
     const buffer = allocateOutbox(1, SHAPE);
     open(SHAPE, buffer).writer.setCarried(2, 70);

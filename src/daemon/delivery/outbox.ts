@@ -4,8 +4,8 @@
  * Each dispatcher has a region of its own, a single-producer single-consumer ring of entries, so that no two threads ever
  * write the same word.
  *
- *   region d:  head line │ tail line │ books: one of 128 bytes an event │ entries: a power of two of 8-byte units
- *              dispatcher   delivery   dispatcher (delivery reads them)   dispatcher
+ *   region d:  head line │ tail line │ books: one of 128 bytes an event │ entries: a power of two of 8-byte units │ guard
+ *              dispatcher   delivery   dispatcher (delivery reads them)   dispatcher                                nobody
  *
  * An entry that refers to a segment takes one unit, one that tells of a loss LOSS_UNITS. Positions count units modulo
  * 2^32. The bound is on the bytes of the segments referred to, as if nobody else used them.
@@ -74,7 +74,8 @@ export function outboxShape(maxBytes: number, dispatchers: number, events: numbe
 }
 
 function regionBytes({ events, units }: OutboxShape): number {
-  return BOOKS_AT + events * BOOK_BYTES + units * UNIT_BYTES;
+  // The engine aligns a buffer to less than a cache line: the guard keeps the next region's line from beginning in here.
+  return BOOKS_AT + events * BOOK_BYTES + units * UNIT_BYTES + LINE;
 }
 
 /** Bytes that the outbox itself takes. */

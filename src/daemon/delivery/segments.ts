@@ -2,8 +2,8 @@
  * Where encoded samples wait for their streams: reference-counted segments in shared memory, one arena a dispatcher. A
  * chunk is encoded once, into one segment, however many handlers are given it; each handler's outbox refers to it.
  *
- *   control │ returned │ slab table │ slab 0 │ slab 1 │ …
- *   dispatcher  anyone    dispatcher
+ *   guard │ control │ returned │ slab table │ slab 0 │ slab 1 │ … │ guard
+ *           dispatcher  anyone    dispatcher
  *
  * A slab is cut into segments of one size, a power of two. A segment is a header line and a chunk's bytes. Its dispatcher
  * allocates it, fills it, and takes it back; the delivering thread reads it, and whoever drops the last reference hands
@@ -26,10 +26,16 @@ const CLASSES = Math.log2(SLAB_BYTES / SEGMENT_BYTES_MIN) + 1;
 const UNITS_PER_SLAB = SLAB_BYTES / SEGMENT_BYTES_MIN;
 const UNIT_WORDS = SEGMENT_BYTES_MIN / 4;
 
-/** Doubles of the control line. */
-const CONTROL = { USED_BYTES: 0, PEAK_BYTES: 1, EXHAUSTED: 2, SHARE_BYTES: 3 } as const;
-const RETURNED_WORD = LINE / 4;
-const SLAB_TABLE_AT = 2 * LINE;
+/** Doubles of the control line. The engine aligns a buffer to less than a line: a guard keeps what is before it away. */
+const CONTROL_DOUBLE = LINE / 8;
+const CONTROL = {
+  USED_BYTES: CONTROL_DOUBLE,
+  PEAK_BYTES: CONTROL_DOUBLE + 1,
+  EXHAUSTED: CONTROL_DOUBLE + 2,
+  SHARE_BYTES: CONTROL_DOUBLE + 3,
+} as const;
+const RETURNED_WORD = (2 * LINE) / 4;
+const SLAB_TABLE_AT = 3 * LINE;
 
 /** Word offsets in a segment's header. */
 const HEADER = { REFERENCES: 0, BYTES: 1, PAYLOAD_BYTES: 2, NEXT: 3 } as const;
@@ -43,6 +49,11 @@ const SHARE_BYTES_MIN = 32 * 1024;
 /** More references than there can be handlers: the dispatcher's own, while it still hands the segment out. */
 const BIAS = 2 ** 30;
 const NO_UNIT = -1;
+/**
+ * What a recount leaves in a segment that no outbox refers to. Not 0: a count that the delivering thread takes to 0
+ * before the next dispatcher looks is a segment on its way through the returned list.
+ */
+const UNREFERENCED = -1;
 
 /** What each chunk says of itself; times are the samples' own, `dispatchNs` is CLOCK_MONOTONIC. */
 export interface ChunkFacts {
@@ -57,7 +68,7 @@ export interface ChunkFacts {
 /** Arena bytes for `slabBytes` of slabs, rounded down to whole slabs; one slab at least. */
 export function allocateArena(slabBytes: number): SharedArrayBuffer {
   const slabs = Math.max(1, Math.floor(slabBytes / SLAB_BYTES));
-  return new SharedArrayBuffer(slabsAt(slabs) + slabs * SLAB_BYTES);
+  return new SharedArrayBuffer(slabsAt(slabs) + slabs * SLAB_BYTES + LINE);
 }
 
 function slabsAt(slabs: number): number {
@@ -93,7 +104,7 @@ class Arena {
 
 function slabCount(bytes: number): number {
   let slabs = Math.floor(bytes / SLAB_BYTES);
-  while (slabsAt(slabs) + slabs * SLAB_BYTES > bytes) slabs--;
+  while (slabsAt(slabs) + slabs * SLAB_BYTES + LINE > bytes) slabs--;
   return slabs;
 }
 
@@ -172,7 +183,8 @@ export class SegmentWriter {
       this.#fresh[slab] = UNITS_PER_SLAB / step;
       for (let unit = slab * UNITS_PER_SLAB; unit < (slab + 1) * UNITS_PER_SLAB; unit += step) {
         const at = this.#arena.wordOf(unit);
-        if (words[at + HEADER.REFERENCES] === 0) {
+        // Taken down meanwhile by the delivering thread, and never to UNREFERENCED.
+        if (Atomics.load(words, at + HEADER.REFERENCES) === UNREFERENCED) {
           words[at + HEADER.NEXT] = this.#freed[slab];
           this.#freed[slab] = unit;
         } else this.#live[slab]++;
@@ -381,10 +393,11 @@ export class SegmentReader {
       const size = words[this.#arena.slabClassWord(slab)] - 1;
       if (size < 0) continue;
       for (let unit = slab * UNITS_PER_SLAB; unit < (slab + 1) * UNITS_PER_SLAB; unit += 1 << size)
-        words[this.#arena.wordOf(unit) + HEADER.REFERENCES] = 0;
+        words[this.#arena.wordOf(unit) + HEADER.REFERENCES] = UNREFERENCED;
     }
     visit((unit) => {
-      words[this.#arena.wordOf(unit) + HEADER.REFERENCES]++;
+      const at = this.#arena.wordOf(unit) + HEADER.REFERENCES;
+      words[at] = words[at] === UNREFERENCED ? 1 : words[at] + 1;
     });
   }
 }
