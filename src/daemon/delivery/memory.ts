@@ -7,8 +7,9 @@ import { SLAB_BYTES } from "./segments.js";
 
 /** A chunk of the usual size in its frame: each stream has room for as much of its own. */
 export const STREAM_BYTES_MIN = 16 * 1024;
-/** A message is written when it is this large, however young its samples are: well below gRPC clients' usual 4 MiB. */
-export const MESSAGE_BYTES = 512 * 1024;
+/** A message is written when it is this large, however young its samples are: half a megabyte with its frame, well below
+ * the 4 MiB that gRPC clients usually accept. */
+export const MESSAGE_BYTES = 512 * 1024 - 64;
 /** Of what streams share, one may take this part of what is left. */
 const STREAM_SHARE = 1 / 16;
 

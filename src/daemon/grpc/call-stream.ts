@@ -2,11 +2,28 @@
 import { type ServerWritableStream, status } from "@grpc/grpc-js";
 import type { DeliveryStream } from "../delivery/delivery.js";
 import type { WireMessage } from "../delivery/message.js";
+import { FramePool } from "./frame-pool.js";
 
 /** http2.constants.NGHTTP2_CANCEL */
 const HTTP2_CANCEL = 8;
+/** Compressed flag and length: github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message". */
+const FRAME_HEADER_BYTES = 5;
 
-/** The stream of Subscribe carries encoded messages: its serializer only says that it was asked. */
+const frames = new FramePool();
+
+/** What grpc-js keeps to itself: the HTTP/2 stream below a call, as node:http2 has it. */
+interface Http2Stream {
+  readonly headersSent: boolean;
+  readonly writable: boolean;
+  write(frame: Uint8Array, written: (error?: Error | null) => void): boolean;
+  close(code: number): void;
+}
+
+/**
+ * The stream of Subscribe carries encoded messages. The first one goes through grpc-js, which sends the headers with it;
+ * the others are framed here and written to the HTTP/2 stream below, in buffers that are used again (frame-pool.ts), which
+ * grpc-js has no way to ask for. Where a version of grpc-js should hide that stream, all go through it.
+ */
 export class CallStream implements DeliveryStream {
   readonly #call: ServerWritableStream<unknown, PassThrough>;
   /** Dropped with the stream's end, so that a call whose client never lets go of it holds nothing but itself. */
@@ -25,7 +42,22 @@ export class CallStream implements DeliveryStream {
     this.#onBroken = listener;
   }
 
+  /** Whether messages are written past grpc-js: from the second one on. */
+  get isDirect(): boolean {
+    return this.#below?.headersSent === true;
+  }
+
+  get #below(): Http2Stream | undefined {
+    return (this.#call as unknown as { call?: { stream?: Http2Stream } }).call?.stream;
+  }
+
   write(message: WireMessage, written: () => void): void {
+    const below = this.#below;
+    if (below?.headersSent === true) writeFrame(below, message, written);
+    else this.#writeThrough(message, written);
+  }
+
+  #writeThrough(message: WireMessage, written: () => void): void {
     const passed: PassThrough = { message, serialized: false };
     this.#call.write(passed, (error: Error | null | undefined) => {
       if (!error) written();
@@ -45,13 +77,24 @@ export class CallStream implements DeliveryStream {
     this.#call.emit("error", { code: status.ABORTED, details: "removed while the stream's reader was stuck." });
     // The status waits behind data that the reader does not take. grpc-js has no way to reset a stream, so reach for the
     // HTTP/2 stream below it: otherwise what is queued stays in memory for as long as the connection lives.
-    const { stream } = (this.#call as unknown as { call?: { stream?: Http2Resettable } }).call ?? {};
-    stream?.close?.(HTTP2_CANCEL);
+    this.#below?.close(HTTP2_CANCEL);
   }
 }
 
-interface Http2Resettable {
-  close?(code: number): void;
+function writeFrame(below: Http2Stream, message: WireMessage, written: () => void): void {
+  // Ended by a deadline, or destroyed: whoever listens is told that it is broken, if not yet, then at once.
+  if (!below.writable) return;
+  const length = message.byteLength;
+  const frame = frames.take(FRAME_HEADER_BYTES + length);
+  frame[0] = 0;
+  frame.writeUInt32BE(length, 1);
+  message.copy(frame, FRAME_HEADER_BYTES);
+  below.write(frame.subarray(0, FRAME_HEADER_BYTES + length), (error) => {
+    // After an error the frame may be on its way for as long as the stream is being destroyed: it is not used again.
+    if (error) return;
+    frames.give(frame);
+    written();
+  });
 }
 
 export interface PassThrough {
