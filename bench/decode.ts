@@ -5,7 +5,7 @@
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { allocateArena, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
+import { arenaBytes, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { ChunkList } from "../src/daemon/dispatch/chunks.js";
 import { OwnerCache } from "../src/daemon/dispatch/filter.js";
 import { type Lane, LaneTable } from "../src/daemon/dispatch/lanes.js";
@@ -23,7 +23,7 @@ const SAMPLES = [1, 16, 256, 1024] as const;
 const RATIO_AIM = 3;
 const WARM_UP_SAMPLES = 20_000_000;
 const PASSES_ALL = { pids: [], cpus: [], uids: [], cgroupIds: [], excludeUser: false, excludeKernel: false };
-const ARENA_BYTES = 2 ** 20;
+const SEGMENT_BYTES = 2 ** 20;
 
 interface Decoded {
   readonly ns: number;
@@ -57,13 +57,16 @@ class Decoder {
   readonly #chunks: ChunkList;
   readonly #lane: Lane;
   readonly #samples: number;
+  readonly #arenaAddress: bigint;
   #serial = 0;
 
   constructor(samples: number) {
     this.#samples = samples;
     this.#ring.fill(samples);
     this.#formats.add(0, SYNTHETIC_FORMAT);
-    const arena = allocateArena(ARENA_BYTES);
+    const bytes = arenaBytes(SEGMENT_BYTES);
+    this.#arenaAddress = mapAnonymous(bytes);
+    const arena = viewMemory(this.#arenaAddress, bytes);
     this.#segments = new SegmentWriter(arena);
     this.#reader = new SegmentReader(arena);
     this.#lanes = new LaneTable([{ cpu: 0, reader: this.#ring.reader }], new OwnerCache());
@@ -113,6 +116,7 @@ class Decoder {
 
   close(): void {
     unmap(this.#address, SampleRing.BYTES);
+    unmap(this.#arenaAddress, arenaBytes(SEGMENT_BYTES));
   }
 }
 

@@ -5,7 +5,7 @@
 import { parentPort } from "node:worker_threads";
 import { monotonicClock } from "../src/daemon/clock.js";
 import { allocateOutbox, OutboxReader, outboxShape } from "../src/daemon/delivery/outbox.js";
-import { allocateArena, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
+import { arenaBytes, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { Dispatcher } from "../src/daemon/dispatch/dispatcher.js";
 import { DispatcherStats } from "../src/daemon/dispatch/stats.js";
 import { mapAnonymous, unmap, viewMemory } from "../src/pmu/ffi.js";
@@ -29,7 +29,7 @@ const DRAINS = 400;
 const WARM_UP_DRAINS = 3000;
 const SHAPE = outboxShape(256 * 1024, 1, 1);
 /** The largest batch for each handler, should none share. */
-const ARENA_BYTES = 16 * 1024 * 1024;
+const SEGMENT_BYTES = 16 * 1024 * 1024;
 const PASSES_ALL = { pids: [], cpus: [], uids: [], cgroupIds: [], excludeUser: false, excludeKernel: false };
 
 class Setup {
@@ -38,7 +38,7 @@ class Setup {
   readonly #dispatcher: Dispatcher;
   readonly #tableAddress: bigint;
   readonly #tableBytes: number;
-  readonly #arena = allocateArena(ARENA_BYTES);
+  readonly #arena = new SharedArrayBuffer(arenaBytes(SEGMENT_BYTES));
   readonly #segments = new SegmentReader(this.#arena);
 
   constructor(handlers: number) {

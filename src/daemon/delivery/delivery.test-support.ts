@@ -23,7 +23,7 @@ import {
   REFUSAL,
   REGION_BYTES_MIN,
 } from "./outbox.js";
-import { allocateArena, SegmentReader, SegmentWriter } from "./segments.js";
+import { arenaBytes, SegmentReader, SegmentWriter } from "./segments.js";
 
 /** nmi.v1.SampleBatch, decoded. */
 export interface SampleBatchMessage {
@@ -67,7 +67,7 @@ export class TestArena {
   readonly reader: SegmentReader;
 
   constructor(bytes = 2 ** 24) {
-    const buffer = allocateArena(bytes);
+    const buffer = new SharedArrayBuffer(arenaBytes(bytes));
     this.writer = new SegmentWriter(buffer);
     this.reader = new SegmentReader(buffer);
   }

@@ -3,7 +3,7 @@ import { describe, it } from "node:test";
 import { seededRandom } from "../../pmu/software/random.js";
 import { TestArena } from "./delivery.test-support.js";
 import {
-  allocateArena,
+  arenaBytes,
   SEGMENT_BYTES_MIN,
   SEGMENT_HEADER_BYTES,
   SegmentReader,
@@ -142,7 +142,7 @@ describe("segments", () => {
     it(`are never given out twice, and keep what is in them: random life, seed ${seed}`, () => {
       const random = seededRandom(seed);
       const below = (n: number): number => Math.floor(random() * n);
-      const buffer = allocateArena(16 * SLAB_BYTES);
+      const buffer = new SharedArrayBuffer(arenaBytes(16 * SLAB_BYTES));
       let writer = new SegmentWriter(buffer);
       const reader = new SegmentReader(buffer);
       const held: Held[] = [];

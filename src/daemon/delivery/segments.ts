@@ -65,10 +65,13 @@ export interface ChunkFacts {
   dispatchNs: number;
 }
 
-/** Arena bytes for `slabBytes` of slabs, rounded down to whole slabs; one slab at least. */
-export function allocateArena(slabBytes: number): SharedArrayBuffer {
+/**
+ * Bytes of an arena with `slabBytes` of slabs, rounded down to whole slabs; one slab at least. Zeroed memory: mapped, in the
+ * daemon, since the engine copies out of a SharedArrayBuffer byte by byte where its neighbours are not aligned alike.
+ */
+export function arenaBytes(slabBytes: number): number {
   const slabs = Math.max(1, Math.floor(slabBytes / SLAB_BYTES));
-  return new SharedArrayBuffer(slabsAt(slabs) + slabs * SLAB_BYTES + LINE);
+  return slabsAt(slabs) + slabs * SLAB_BYTES + LINE;
 }
 
 function slabsAt(slabs: number): number {
@@ -83,7 +86,7 @@ class Arena {
   /** Byte offset of slab 0. */
   readonly base: number;
 
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: ArrayBufferLike) {
     this.words = new Int32Array(buffer);
     this.data = new Uint32Array(buffer);
     this.doubles = new Float64Array(buffer, 0, Math.floor(buffer.byteLength / 8));
@@ -159,7 +162,7 @@ export class SegmentWriter {
   #uncutCount: number;
 
   /** Takes over what a predecessor left, once SegmentReader.recount has settled it. */
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: ArrayBufferLike) {
     const arena = new Arena(buffer);
     const { slabs } = arena;
     this.#arena = arena;
@@ -325,7 +328,7 @@ export class SegmentReader {
   readonly bytes: Uint8Array;
   readonly #arena: Arena;
 
-  constructor(buffer: SharedArrayBuffer) {
+  constructor(buffer: ArrayBufferLike) {
     this.#arena = new Arena(buffer);
     this.bytes = new Uint8Array(buffer);
   }

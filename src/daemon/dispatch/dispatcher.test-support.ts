@@ -9,7 +9,7 @@ import { openTable, type TableFixture } from "../../registry/table.test-support.
 import { bytesOf, decodeDelivery, type SampleBatchMessage } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
 import { allocateOutbox, ENTRY, OutboxReader, outboxShape, REGION_BYTES_MIN } from "../delivery/outbox.js";
-import { allocateArena, SegmentReader, SegmentWriter } from "../delivery/segments.js";
+import { arenaBytes, SegmentReader, SegmentWriter } from "../delivery/segments.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";
@@ -174,7 +174,7 @@ export function openDispatcher(
   cpus: readonly number[] = [0],
   dataBytes = 65_536,
   position = 0,
-  arenaBytes = 2 ** 24,
+  segmentBytes = 2 ** 24,
 ): DispatcherFixture {
   const capacity = 40;
   const table = openTable(capacity);
@@ -182,7 +182,7 @@ export function openDispatcher(
   const stats = new DispatcherStats();
   const dirty = new Int32Array(Math.ceil(capacity / 32));
   const clock = { nowNs: 1e9 };
-  const arena = allocateArena(arenaBytes);
+  const arena = new SharedArrayBuffer(arenaBytes(segmentBytes));
   const segments = new SegmentReader(arena);
   const start = (): Dispatcher =>
     new Dispatcher({

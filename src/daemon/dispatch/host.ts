@@ -3,9 +3,9 @@
  * when one dies puts another in its place, on the same rings and with everything its predecessor had been told.
  */
 import { Worker } from "node:worker_threads";
-import { closeFd, eventfd, signalEventfd } from "../../pmu/ffi.js";
+import { closeFd, eventfd, mapAnonymous, signalEventfd, unmap, viewMemory } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
-import { allocateArena, SegmentReader } from "../delivery/segments.js";
+import { arenaBytes, SegmentReader } from "../delivery/segments.js";
 import type { DeliveryBell } from "./delivery-bell.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { NOT_PINNED, type Pinned, PinningError, pinningProblem } from "./pinning.js";
@@ -110,8 +110,9 @@ class DispatcherThread {
   constructor(index: number, options: HostOptions) {
     const rings = options.rings[index];
     this.cpus = rings.map((ring) => ring.cpu);
-    const segments = allocateArena(options.segmentBytes / options.rings.length);
-    this.segments = new SegmentReader(segments);
+    const bytes = arenaBytes(options.segmentBytes / options.rings.length);
+    const arena = { address: mapAnonymous(bytes), bytes };
+    this.segments = new SegmentReader(viewMemory(arena.address, bytes));
     this.stats = options.shared.stats(index);
     this.dirty = options.shared.dirty(index);
     this.#options = options;
@@ -124,7 +125,7 @@ class DispatcherThread {
       rings,
       pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
-      segments,
+      arena,
       shared: options.shared.buffer,
       controlFd: eventfd(),
     };
@@ -222,6 +223,7 @@ class DispatcherThread {
     await Promise.race([this.tell({ kind: "stop" }), this.#exited]);
     await this.#exited;
     closeFd(this.#setup.controlFd);
+    unmap(this.#setup.arena.address, this.#setup.arena.bytes);
   }
 }
 

@@ -59,8 +59,8 @@ export interface DispatcherSetup {
   /** The CPUs to run on; null: any. */
   readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;
-  /** The dispatcher's arena of segments. */
-  readonly segments: SharedArrayBuffer;
+  /** The dispatcher's arena of segments, in this process. */
+  readonly arena: { readonly address: bigint; readonly bytes: number };
   /** Of a SharedMemory. */
   readonly shared: SharedArrayBuffer;
   /** What the dispatchers had been told when this one was started: its state is made of it. */

@@ -59,7 +59,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     walker: new TableWalker(new AtomicWords(memory), layout, setup.index, shared.removalBell()),
     counters: new SlotCounters(memory, layout),
     stats,
-    segments: new SegmentWriter(setup.segments),
+    segments: new SegmentWriter(viewMemory(setup.arena.address, setup.arena.bytes)),
     dirty: shared.dirty(setup.index),
     now,
     clockIsMonotonic: setup.clockIsMonotonic,
