@@ -75,7 +75,12 @@ async function story(seed: number): Promise<void> {
   const random = seededRandom(seed);
   const below = (n: number): number => Math.floor(random() * n);
   const overflow = (["DROP_NEWEST", "DROP_OLDEST", "DISCONNECT"] satisfies Overflow[])[below(3)];
-  const fixture: DeliveryFixture = openDelivery({ overflow, events: EVENTS, dispatchers: 1 + below(3) });
+  const fixture: DeliveryFixture = openDelivery({
+    overflow,
+    events: EVENTS,
+    dispatchers: 1 + below(3),
+    writesMax: 1 + below(4),
+  });
   const { delivery, dispatchers, clock } = fixture;
   const client = new Client();
   let matched = 0;

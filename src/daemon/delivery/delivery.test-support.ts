@@ -82,19 +82,24 @@ export class TestArena {
   }
 }
 
-/** Takes one message at a time, and lets go of it when told to. */
+/** Takes some messages at a time, and lets go of them, one by one, when told to. */
 export class HeldStream implements DeliveryStream {
+  readonly writesMax: number;
   /** Everything written, the one that is held included. */
   readonly messages: DeliveryMessage[] = [];
   ended = false;
   aborted = false;
-  #held: (() => void) | null = null;
+  readonly #held: (() => void)[] = [];
+
+  constructor(writesMax = 1) {
+    this.writesMax = writesMax;
+  }
 
   write(message: WireMessage, written: () => void): void {
-    assert.equal(this.#held, null, "one write at a time");
+    assert.ok(this.#held.length < this.writesMax, "no more at a time than it takes");
     assert.ok(!this.ended && !this.aborted, "nothing after the end");
     this.messages.push(decodeDelivery(bytesOf(message)));
-    this.#held = written;
+    this.#held.push(written);
   }
 
   end(): void {
@@ -107,15 +112,14 @@ export class HeldStream implements DeliveryStream {
   }
 
   get holds(): boolean {
-    return this.#held !== null;
+    return this.#held.length > 0;
   }
 
   /** The transport takes the message; false when there is none. */
   release(): boolean {
-    const written = this.#held;
-    this.#held = null;
+    const written = this.#held.shift();
     written?.();
-    return written !== null;
+    return written !== undefined;
   }
 
   releaseAll(): void {
@@ -213,6 +217,7 @@ export interface DeliveryFixture {
 export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIntervalMs" | "events" | "memory">> & {
   readonly dispatchers?: number;
   readonly dataBytes?: number;
+  readonly writesMax?: number;
 };
 
 export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
@@ -250,7 +255,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     clock,
     overflows: () => overflows,
     attach: () => {
-      const stream = new HeldStream();
+      const stream = new HeldStream(options.writesMax);
       const started: ControlDelivery = {
         started: {
           handler_id: 1,

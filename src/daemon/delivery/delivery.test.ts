@@ -39,6 +39,52 @@ describe("HandlerDelivery", () => {
     assert.equal(delivery.books().delivered, 9);
   });
 
+  it("keeps a stream busy with as many messages as it takes, while there is much, and gathers what is little", () => {
+    const fixture = openDelivery({ dataBytes: 2 ** 22, writesMax: 3 });
+    const { delivery, dispatchers } = fixture;
+    const stream = fixture.attach();
+    stream.releaseAll();
+    const found = fill(fixture);
+    delivery.wake();
+    assert.equal(stream.messages.length, 1 + 3);
+    stream.release();
+    assert.equal(stream.messages.length, 1 + 4);
+    assert.equal(delivery.books().delivered, stream.messages[1].samples?.time.length);
+    stream.releaseAll();
+    assert.deepEqual(times(stream), range(0, found * LARGE));
+    dispatchers[0].put(1);
+    delivery.wake();
+    dispatchers[0].put(1);
+    delivery.wake();
+    const told = found * LARGE + LARGE;
+    assert.equal(stream.story.at(-1), `loss QUEUE_FULL ${LARGE}`, "a few samples wait for what is on its way");
+    stream.releaseAll();
+    assert.equal(stream.story.at(-1), `samples ${told}+2`);
+  });
+
+  it("tells what was on its way when the stream broke under the numbers it had, in order", () => {
+    const fixture = openDelivery({ dataBytes: 2 ** 22, writesMax: 4 });
+    const first = fixture.attach();
+    first.releaseAll();
+    fill(fixture);
+    fixture.delivery.wake();
+    first.release();
+    const taken =
+      times(first).length - first.messages.slice(2).reduce((sum, { samples }) => sum + (samples?.time.length ?? 0), 0);
+    const lost = first.messages.slice(2).map(({ samples }) => samples?.time.length);
+    assert.equal(lost.length, 4);
+    fixture.delivery.broken();
+    assert.equal(fixture.memory.usedBytes, 0);
+    const second = fixture.attach();
+    second.releaseAll();
+    assert.deepEqual(second.story.slice(0, 5), [
+      `started ${taken}`,
+      ...lost.map((count) => `loss STREAM_BROKEN ${count}`),
+    ]);
+    const { matched, delivered, lost: booked } = fixture.delivery.books();
+    assert.equal(matched, delivered + booked + LARGE, "one loss waits in the full outbox");
+  });
+
   it("counts as delivered only what the transport has taken", () => {
     const fixture = openDelivery();
     fixture.dispatchers[0].put(3);

@@ -8,13 +8,15 @@ import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage, lossMessage } from "./control-messages.js";
-import { MESSAGE_BYTES, type StreamMemory } from "./memory.js";
+import { MESSAGE_BYTES, STREAM_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
 import { ENTRY, type Entry, type OutboxReader, REFUSAL_REASONS } from "./outbox.js";
 
-/** A gRPC stream as delivery sees it. One write at a time: the next one only after `written`. */
+/** A gRPC stream as delivery sees it. */
 export interface DeliveryStream {
-  /** Copies `message` before it returns; calls `written` once the transport has taken it, never after `broken`. */
+  /** Messages that may be on their way at once, at least one. */
+  readonly writesMax: number;
+  /** Copies `message` before it returns; calls `written` once the transport has taken it, in order, never after `broken`. */
   write(message: WireMessage, written: () => void): void;
   /** Ends the stream with OK, after what was written. */
   end(): void;
@@ -89,8 +91,11 @@ export class HandlerDelivery {
   readonly #options: DeliveryOptions;
   readonly #books: HandlerBooks;
   #stream: DeliveryStream | null = null;
-  #writing = false;
-  #inFlight: InFlight | null = null;
+  /** What the transport has not taken yet, oldest first. */
+  #inFlight: InFlight[] = [];
+  #inFlightBytes = 0;
+  /** The last message is on its way. */
+  #ending = false;
   /** Control messages that go before anything else. */
   #urgent: WireMessage[] = [];
   /** Event-wide losses that no stream has been told of. */
@@ -129,7 +134,6 @@ export class HandlerDelivery {
   /** Starts writing to `stream`, `started` first. */
   attach(stream: DeliveryStream, started: ControlDelivery): void {
     this.#stream = stream;
-    this.#writing = false;
     this.#urgent = [this.#options.encode(started) as Buffer];
     this.#flushAtNs = 0;
     this.pump();
@@ -157,11 +161,15 @@ export class HandlerDelivery {
 
   /** Samples of the event that were lost before anyone could match them: told to the stream, not in the books. */
   eventWideLoss(event: number, reason: LossReason, count: number): void {
+    this.#noteGap(event, reason, count);
+    this.pump();
+  }
+
+  #noteGap(event: number, reason: LossReason, count: number): void {
     // Joined until a stream can be told, which may be the next one.
     const gap = this.#gaps.find((other) => other.event === event && other.reason === reason);
     if (gap === undefined) this.#gaps.push({ event, reason, count });
     else gap.count += count;
-    this.pump();
   }
 
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
@@ -199,7 +207,7 @@ export class HandlerDelivery {
   /** Cuts a finish short: what is queued is lost for `reason`, and a write that does not end is given up. */
   discard(reason: LossReason): void {
     this.#loseQueue(reason);
-    if (this.#writing) {
+    if (this.#ending || this.#inFlight.length > 0) {
       const stream = this.#stream;
       this.#stream = null;
       stream?.abort();
@@ -213,43 +221,56 @@ export class HandlerDelivery {
     return this.#books.balance(this.#options.readers, this.#sequence);
   }
 
-  /** Writes the next message if there is one and its time has come. */
+  /** Writes what there is to write, as far as the stream takes it and its time has come. */
   pump(): void {
-    if (this.#writing) return;
+    while (this.#step());
+  }
+
+  /** Writes one message, or finds out what the next one is; false when nothing is to be done now. */
+  #step(): boolean {
+    if (this.#ending) return false;
     if (this.#stream === null) {
       if (this.#finish !== null) this.#close();
-      return;
+      return false;
     }
+    if (this.#inFlight.length >= this.#stream.writesMax) return false;
     const urgent = this.#urgent.shift();
     if (urgent !== undefined) {
       this.#write(urgent, CONTROL);
-      return;
+      return true;
     }
     const gap = this.#gaps.shift();
     if (gap !== undefined) {
       this.#tellGap(gap);
-      return;
+      return true;
     }
     const untold = this.#untold.shift();
     if (untold !== undefined) {
       this.#tell(untold);
-      return;
+      return true;
     }
+    return this.#stepQueue();
+  }
+
+  #stepQueue(): boolean {
     const reader = this.#nextReader();
     this.#options.counters.setQueueBytes(this.#options.slot, this.queuedBytes);
     if (reader === undefined) {
-      if (this.#finish !== null) this.#writeEnd();
-      return;
+      // The end tells the final books: what is on its way must have been taken.
+      return this.#finish !== null && this.#inFlight.length === 0 && this.#writeEnd();
     }
-    if (!this.#isDue()) return;
+    if (!this.#isDue()) return false;
     if (reader.entry.kind === ENTRY.LOSS) {
       while (reader.peek() && reader.entry.kind === ENTRY.LOSS) this.#takeLoss(reader);
-      this.pump();
-    } else if (reader.entry.kind === ENTRY.GAP) {
+      return true;
+    }
+    if (reader.entry.kind === ENTRY.GAP) {
       const { event, samples } = reader.entry;
       reader.take();
-      this.eventWideLoss(event, "DISPATCHER_DIED", samples);
-    } else this.#writeChunks(reader.entry.event);
+      this.#noteGap(event, "DISPATCHER_DIED", samples);
+      return true;
+    }
+    return this.#writeChunks(reader.entry.event);
   }
 
   #tellGap(gap: Gap): void {
@@ -268,8 +289,11 @@ export class HandlerDelivery {
   }
 
   #isDue(): boolean {
+    if (this.#finish !== null || this.#options.readers.some(isFilling)) return true;
+    // The more a message takes along the better: a second one is not written beside the first for a few samples.
+    if (this.#inFlight.length > 0) return false;
     const now = this.#options.now();
-    if (this.#finish !== null || now >= this.#flushAtNs || this.#options.readers.some(isFilling)) return true;
+    if (now >= this.#flushAtNs) return true;
     this.#timer ??= setTimeout(
       () => {
         this.#timer = null;
@@ -280,11 +304,12 @@ export class HandlerDelivery {
     return false;
   }
 
-  /** One message of one event's samples, from all dispatchers. */
-  #writeChunks(event: number): void {
+  /** One message of one event's samples, from all dispatchers; false when there is no memory for another one now. */
+  #writeChunks(event: number): boolean {
     const { now, flushIntervalMs, memory, readers } = this.#options;
     const nowNs = now();
-    const bytesMax = memory.messageBytesMax;
+    const bytesMax = memory.messageBytesMax(this.#inFlightBytes);
+    if (bytesMax < STREAM_BYTES_MIN) return false;
     const inFlight = { ...CONTROL, event };
     message.begin();
     for (let i = 0; i < readers.length; i++) {
@@ -310,6 +335,7 @@ export class HandlerDelivery {
     } finally {
       message.release();
     }
+    return true;
   }
 
   #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
@@ -325,27 +351,31 @@ export class HandlerDelivery {
   #write(bytes: WireMessage, what: Omit<InFlight, "bytes">): void {
     const stream = this.#stream as DeliveryStream;
     const inFlight: InFlight = { ...what, bytes: bytes.byteLength };
-    this.#writing = true;
-    this.#inFlight = inFlight;
-    this.#options.memory.take(inFlight.bytes);
+    this.#inFlight.push(inFlight);
+    this.#inFlightBytes += inFlight.bytes;
+    this.#options.memory.take(this.#inFlightBytes, inFlight.bytes);
     stream.write(bytes, () => {
       if (this.#stream !== stream) return;
-      this.#writing = false;
-      this.#inFlight = null;
-      this.#options.memory.give(inFlight.bytes);
+      this.#settle(this.#inFlight.shift() as InFlight);
       if (inFlight.told === null && inFlight.gap === null && inFlight.samples > 0)
         this.#books.deliver(inFlight.event, inFlight.samples, inFlight.period);
       this.pump();
     });
   }
 
+  #settle({ bytes }: InFlight): void {
+    this.#options.memory.give(this.#inFlightBytes, bytes);
+    this.#inFlightBytes -= bytes;
+  }
+
   /** The stream is gone, and what was being written with it. */
   #stopWriting(): void {
-    this.#writing = false;
-    if (this.#inFlight === null) return;
-    this.#options.memory.give(this.#inFlight.bytes);
-    this.#loseInFlight(this.#inFlight);
-    this.#inFlight = null;
+    this.#ending = false;
+    // The last first: what is told of them takes the numbers back, and goes before what is told of those after them.
+    for (let last = this.#inFlight.pop(); last !== undefined; last = this.#inFlight.pop()) {
+      this.#settle(last);
+      this.#loseInFlight(last);
+    }
   }
 
   /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
@@ -364,23 +394,22 @@ export class HandlerDelivery {
     this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
   }
 
-  #writeEnd(): void {
+  /** True when there was something to tell before the end. */
+  #writeEnd(): boolean {
     const { reason } = this.#finish as Finish;
     this.#untold = this.#takePendingLosses();
-    if (this.#untold.length > 0) {
-      this.pump();
-      return;
-    }
+    if (this.#untold.length > 0) return true;
     const books = this.books();
     const stream = this.#stream as DeliveryStream;
-    this.#writing = true;
+    this.#ending = true;
     stream.write(this.#options.encode({ end: endMessage(books, reason) }) as Buffer, () => {
       if (this.#stream !== stream) return;
-      this.#writing = false;
+      this.#ending = false;
       this.#stream = null;
       stream.end();
       this.#close();
     });
+    return false;
   }
 
   /** The books are final. */

@@ -68,8 +68,8 @@ export class MemoryBudget {
 }
 
 /**
- * Bounds what waits inside the transport, over all streams: each has one message in flight at most, and how large that
- * may be depends on how much all the others hold. Every stream has room for a message of STREAM_BYTES_MIN of its own, so
+ * Bounds what waits inside the transport, over all streams: how much one may hand over depends on how much all the others
+ * hold. Every stream has room for a message of STREAM_BYTES_MIN of its own, so
  * that readers who never read keep nobody from being served; the rest is shared, and one may take a part of what is left.
  */
 export class StreamMemory {
@@ -85,10 +85,10 @@ export class StreamMemory {
     this.#sharedBytes = Math.max(0, limitBytes - streams * STREAM_BYTES_MIN);
   }
 
-  /** How large the next message may be. */
-  get messageBytesMax(): number {
+  /** How large the next message of a stream may be that has `heldBytes` on their way. */
+  messageBytesMax(heldBytes: number): number {
     const share = Math.max(0, this.#sharedBytes - this.#sharedUsedBytes) * STREAM_SHARE;
-    return Math.min(MESSAGE_BYTES, STREAM_BYTES_MIN + share);
+    return Math.min(MESSAGE_BYTES, STREAM_BYTES_MIN + share - heldBytes);
   }
 
   get usedBytes(): number {
@@ -99,16 +99,21 @@ export class StreamMemory {
     return this.#peakBytes;
   }
 
-  /** A message is handed to the transport. */
-  take(bytes: number): void {
+  /** A message is handed to the transport by a stream that has `heldBytes` there now. */
+  take(heldBytes: number, bytes: number): void {
     this.#usedBytes += bytes;
-    this.#sharedUsedBytes += Math.max(0, bytes - STREAM_BYTES_MIN);
+    this.#sharedUsedBytes += sharedPart(heldBytes) - sharedPart(heldBytes - bytes);
     this.#peakBytes = Math.max(this.#peakBytes, this.#usedBytes);
   }
 
-  /** The transport has taken a message of this size, or has gone. */
-  give(bytes: number): void {
+  /** The transport has taken a message of a stream that had `heldBytes` there, or has gone. */
+  give(heldBytes: number, bytes: number): void {
     this.#usedBytes -= bytes;
-    this.#sharedUsedBytes -= Math.max(0, bytes - STREAM_BYTES_MIN);
+    this.#sharedUsedBytes -= sharedPart(heldBytes) - sharedPart(heldBytes - bytes);
   }
+}
+
+/** What a stream holds beyond what is its own. */
+function sharedPart(heldBytes: number): number {
+  return Math.max(0, heldBytes - STREAM_BYTES_MIN);
 }

@@ -9,6 +9,8 @@ const HTTP2_CANCEL = 8;
 /** Compressed flag and length: github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message". */
 const FRAME_HEADER_BYTES = 5;
 
+const DIRECT_WRITES_MAX = 4;
+
 const frames = new FramePool();
 
 /** What grpc-js keeps to itself: the HTTP/2 stream below a call, as node:http2 has it. */
@@ -42,9 +44,9 @@ export class CallStream implements DeliveryStream {
     this.#onBroken = listener;
   }
 
-  /** Whether messages are written past grpc-js: from the second one on. */
-  get isDirect(): boolean {
-    return this.#below?.headersSent === true;
+  /** Some on their way keep the transport busy while the next is made. grpc-js itself must be done with one before. */
+  get writesMax(): number {
+    return this.#below?.headersSent === true ? DIRECT_WRITES_MAX : 1;
   }
 
   get #below(): Http2Stream | undefined {
