@@ -75,10 +75,7 @@ export class ChunkList {
     const segments = this.#segments;
     if (this.count === this.segment.length) this.#grow();
     const c = this.count++;
-    let weight = 0;
-    for (let k = from; k < to; k++) weight += selection.period[k];
     this.samples[c] = to - from;
-    this.weight[c] = weight;
     this.firstNs[c] = batch.time[selection.sample[from]];
     this.lastNs[c] = batch.time[selection.sample[to - 1]];
     this.posted[c] = 0;
@@ -86,19 +83,13 @@ export class ChunkList {
     const segment = segments.allocate(bytes);
     this.segment[c] = segment;
     this.segmentBytes[c] = SegmentWriter.bytesFor(bytes);
-    if (segment < 0) return weight;
-    encodeChunk(
-      segments.data,
-      segments.payloadWord(segment),
-      batch,
-      ring.reader,
-      selection,
-      from,
-      to,
-      addresses,
-      ring.cpu,
-    );
-    segments.describe(segment, to - from, weight, this.firstNs[c], this.lastNs[c], dispatchNs);
+    const at = segments.payloadWord(segment);
+    const weight =
+      segment < 0
+        ? weigh(selection, from, to)
+        : encodeChunk(segments.data, at, batch, ring.reader, selection, from, to, addresses, ring.cpu);
+    this.weight[c] = weight;
+    if (segment >= 0) segments.describe(segment, to - from, weight, this.firstNs[c], this.lastNs[c], dispatchNs);
     return weight;
   }
 
@@ -122,4 +113,10 @@ export class ChunkList {
     }
     this.count = 0;
   }
+}
+
+function weigh(selection: Selection, from: number, to: number): number {
+  let weight = 0;
+  for (let k = from; k < to; k++) weight += selection.period[k];
+  return weight;
 }

@@ -61,7 +61,7 @@ export function callchainDepth(batch: BatchIndex, ring: RingReader, sample: numb
 
 /**
  * Writes the columns of selection[from, to) at word `at` of `out`. `addresses` is the callchains' total length, or -1
- * for none. Exactly chunkBytes(to - from, addresses) bytes.
+ * for none. Exactly chunkBytes(to - from, addresses) bytes. Returns the sum of the samples' weights.
  */
 export function encodeChunk(
   out: Uint32Array,
@@ -73,7 +73,7 @@ export function encodeChunk(
   to: number,
   addresses: number,
   ringCpu: number,
-): void {
+): number {
   const n = to - from;
   const time = at + 1;
   const ip = time + 2 * n + 1;
@@ -90,10 +90,12 @@ export function encodeChunk(
   const columns: Columns = { time, ip, pid, tid, cpu, period };
   const { uniform } = batch;
   // The common case by far: one opening of one event, every field there, offsets in registers.
-  if (uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0) {
-    copyUniform(out, columns, batch, ring, selection, from, to, uniform);
-  } else copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
+  const weight =
+    uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0
+      ? copyUniform(out, columns, batch, ring, selection, from, to, uniform)
+      : copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
   if (addresses >= 0) encodeCallchains(out, period + 2 * n, batch, ring, selection, from, to, addresses);
+  return weight;
 }
 
 /** Word index of each column's first element. */
@@ -118,7 +120,7 @@ function copyUniform(
   from: number,
   to: number,
   offsets: SampleOffsets,
-): void {
+): number {
   const { words, wordMask: mask } = ring;
   const { at: start } = batch;
   const { sample, period: weights } = selection;
@@ -126,9 +128,11 @@ function copyUniform(
   const ipAt = offsets.ip;
   const pidAt = offsets.pid;
   const cpuAt = offsets.cpu;
+  let sum = 0;
   for (let k = from, j = 0; k < to; k++, j++) {
     const record = start[sample[k]];
     const weight = weights[k];
+    sum += weight;
     out[time + 2 * j] = words[(record + timeAt) & mask];
     out[time + 2 * j + 1] = words[(record + timeAt + 1) & mask];
     out[ip + 2 * j] = words[(record + ipAt) & mask];
@@ -139,6 +143,7 @@ function copyUniform(
     out[period + 2 * j] = weight; // modulo 2^32
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
+  return sum;
 }
 
 function field(words: Uint32Array, mask: number, record: number, offset: number, word: number): number {
@@ -155,13 +160,15 @@ function copyMixed(
   from: number,
   to: number,
   ringCpu: number,
-): void {
+): number {
   const { words, wordMask: mask } = ring;
+  let sum = 0;
   for (let k = from, j = 0; k < to; k++, j++) {
     const i = selection.sample[k];
     const record = batch.at[i];
     const offsets = batch.offsetsOf(i);
     const weight = selection.period[k];
+    sum += weight;
     out[time + 2 * j] = field(words, mask, record, offsets.time, 0);
     out[time + 2 * j + 1] = field(words, mask, record, offsets.time, 1);
     out[ip + 2 * j] = field(words, mask, record, offsets.ip, 0);
@@ -172,6 +179,7 @@ function copyMixed(
     out[period + 2 * j] = weight;
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
+  return sum;
 }
 
 function encodeCallchains(

@@ -17,7 +17,7 @@ export type Pace =
  * handler that joins others ticks when they do. With a phase for each ring.
  */
 export class Ticker {
-  pace: Pace;
+  #pace: Pace;
   /** Of the batch marked last: 1 where sample i is a tick. Only samples of the ticker's own event are marked. */
   readonly ticks = new Uint8Array(BATCH_SAMPLES_MAX);
   readonly #event: number;
@@ -26,18 +26,26 @@ export class Ticker {
 
   constructor(event: number, pace: Pace, rings: number) {
     this.#event = event;
-    this.pace = pace;
+    this.#pace = pace;
     this.#phase = new Float64Array(rings);
+    this.pace = pace;
+  }
+
+  get pace(): Pace {
+    return this.#pace;
+  }
+
+  set pace(pace: Pace) {
+    this.#pace = pace;
+    // Nothing to mark from then on.
+    if (pace.kind === "every") this.ticks.fill(1);
   }
 
   /** Called once for every batch that holds samples of the event, in order. */
   mark(batch: BatchIndex, ring: number): void {
     const { pace, ticks } = this;
     const phase = this.#phase;
-    if (pace.kind === "every") {
-      ticks.fill(1, 0, batch.count);
-      return;
-    }
+    if (pace.kind === "every") return;
     for (let i = 0; i < batch.count; i++) {
       if (batch.event[i] !== this.#event) continue;
       if (pace.kind === "time") {
