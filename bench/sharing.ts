@@ -2,6 +2,7 @@
  * What many consumers of one event cost the machine: a victim's speed alone, beside one `perf record`, beside eight, and
  * beside nmid with 1 to 64 subscribers. Phases are interleaved, so that what changes slowly changes all of them.
  */
+import { setTimeout as delay } from "node:timers/promises";
 import { type Aim, atLeast, below, formatAims } from "./lib/aim.js";
 import type { Benchmark, BenchmarkOptions } from "./lib/benchmark.js";
 import { type Consumption, type Load, nothing, type RunningLoad } from "./lib/load.js";
@@ -14,6 +15,7 @@ import { renderTable } from "./lib/table.js";
 import { cpuSeconds, machineCpuSeconds } from "./lib/usage.js";
 import { compileVictim, speed, startVictims, type VictimResult } from "./lib/victim.js";
 
+const WARM_UP_MS = 8000;
 const EVENT = "cpu-clock";
 const FREQUENCY_HZ = 10_000;
 const CONSUMERS = [1, 8, 16, 64];
@@ -76,6 +78,8 @@ async function measure(load: Load, round: number, program: string, cpus: readonl
     const victims = await startVictims(program, cpus);
     try {
       await running.sampling();
+      // Consumers run for hours: what an engine takes to compile their first messages is not what they cost.
+      await delay(WARM_UP_MS);
       const before = usage(running, victims.pids);
       const results = await victims.measure(seconds);
       const after = usage(running, victims.pids);
