@@ -7,7 +7,7 @@ import os from "node:os";
 import path from "node:path";
 import { arenaBytes, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { ChunkList } from "../src/daemon/dispatch/chunks.js";
-import { OwnerCache } from "../src/daemon/dispatch/filter.js";
+import { filterKey, OwnerCache } from "../src/daemon/dispatch/filter.js";
 import { type Lane, LaneTable } from "../src/daemon/dispatch/lanes.js";
 import { mapAnonymous, unmap, viewMemory } from "../src/pmu/ffi.js";
 import { BatchIndex, FormatTable, type ScanListener } from "../src/pmu/record.js";
@@ -72,7 +72,7 @@ class Decoder {
     this.#lanes = new LaneTable([{ cpu: 0, reader: this.#ring.reader }], new OwnerCache());
     this.#chunks = new ChunkList(this.#segments, this.#lanes);
     const event = { armed: 0, frequencyHz: 0, period: 0 };
-    const request = { event, filter: PASSES_ALL, callchain: false };
+    const request = { event, filter: PASSES_ALL, filterKey: filterKey(PASSES_ALL), callchain: false };
     this.#lane = this.#lanes.join(request, { frequencyHz: null, period: null }, 0);
   }
 

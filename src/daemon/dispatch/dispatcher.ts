@@ -14,7 +14,7 @@ import { OutboxWriter, REFUSAL } from "../delivery/outbox.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { LatencyHistogram } from "../observe/histogram.js";
 import { ChunkList } from "./chunks.js";
-import { OwnerCache } from "./filter.js";
+import { filterKey, OwnerCache } from "./filter.js";
 import { type Lane, LaneTable } from "./lanes.js";
 import type { AttachSpec, FaultPoint } from "./messages.js";
 import { recordRingFill } from "./ring-fill.js";
@@ -32,6 +32,7 @@ export interface DispatcherRing {
 /** What one dispatcher knows of one handler. */
 interface Port {
   readonly spec: AttachSpec;
+  readonly filterKey: string;
   readonly writer: OutboxWriter;
   /** By the handler's event index; null until the handler is first offered one of the event's samples. */
   readonly lanes: (Lane | null)[];
@@ -82,6 +83,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   attach(spec: AttachSpec): void {
     this.#ports[spec.slot] = {
       spec,
+      filterKey: filterKey(spec.filter),
       writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.shape),
       lanes: spec.events.map(() => null),
     };
@@ -300,7 +302,11 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   #join(port: Port, e: number): Lane {
     const { filter, callchain, events } = port.spec;
     const event = events[e];
-    const lane = this.#lanes.join({ event, filter, callchain }, this.#paces[event.armed], this.#serial);
+    const lane = this.#lanes.join(
+      { event, filter, filterKey: port.filterKey, callchain },
+      this.#paces[event.armed],
+      this.#serial,
+    );
     port.lanes[e] = lane;
     if (lane.members === 1) {
       this.#lanes.prepareNew(lane, this.#batch, this.#ringIndex, this.#serial, this.#nowNs);

@@ -12,15 +12,8 @@
 import { BATCH_SAMPLES_MAX, type BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
 import type { DispatcherRing } from "./dispatcher.js";
 import type { Selection } from "./encode.js";
-import {
-  dimensionValue,
-  type FilterDimension,
-  type FilterSpec,
-  filterKey,
-  indexedBy,
-  type OwnerCache,
-  SampleFilter,
-} from "./filter.js";
+import { dimensionValue, type FilterDimension, type FilterSpec, type OwnerCache, type SampleFilter } from "./filter.js";
+import { LaneIndex, removeFrom } from "./lane-index.js";
 import type { AttachedEvent } from "./messages.js";
 import { type EventPace, paceFor, Ticker } from "./thinning.js";
 
@@ -29,11 +22,14 @@ const NOTHING: Selection = { sample: new Uint32Array(0), period: new Float64Arra
 /** Every sample of a batch, by its own number. */
 const ALL_SAMPLES = Uint32Array.from({ length: BATCH_SAMPLES_MAX }, (_, i) => i);
 const NO_PAIR = -1;
+const NO_LANES: readonly Lane[] = [];
 
 /** What one handler wants of one event. */
 export interface LaneRequest {
   readonly event: AttachedEvent;
   readonly filter: FilterSpec;
+  /** filterKey of it: to make one takes as long as the filter is, so whoever asks for several lanes makes it once. */
+  readonly filterKey: string;
   readonly callchain: boolean;
 }
 
@@ -43,6 +39,7 @@ export class Lane {
   readonly event: number;
   readonly ticker: Ticker;
   readonly filter: SampleFilter;
+  readonly filterKey: string;
   readonly callchain: boolean;
   /** Weight of matching samples left out since the last one sent, by ring. */
   readonly carry: Float64Array;
@@ -70,11 +67,18 @@ export class Lane {
   firstPair = NO_PAIR;
   lastPair = NO_PAIR;
 
-  constructor(key: string, event: number, ticker: Ticker, filter: SampleFilter, callchain: boolean, rings: number) {
+  constructor(
+    key: string,
+    { event, filterKey, callchain }: LaneRequest,
+    ticker: Ticker,
+    filter: SampleFilter,
+    rings: number,
+  ) {
     this.key = key;
-    this.event = event;
+    this.event = event.armed;
     this.ticker = ticker;
     this.filter = filter;
+    this.filterKey = filterKey;
     this.callchain = callchain;
     this.carry = new Float64Array(rings);
   }
@@ -126,14 +130,13 @@ class PairPool {
   }
 }
 
-type LaneIndex = Map<number, Lane[]>;
-
 /** The lanes of one armed event. */
 interface EventLanes {
   readonly tickers: Map<string, { readonly ticker: Ticker; readonly wanted: AttachedEvent; lanes: number }>;
   /** Lanes whose filter no index helps with. */
-  scanned: Lane[];
-  readonly indexes: Map<FilterDimension, LaneIndex>;
+  readonly scanned: Lane[];
+  /** How many lanes an index finds, by dimension. */
+  readonly indexed: Map<FilterDimension, number>;
   /** A lane that took every sample of the batch, with callchains and without: others that do need not select again. */
   readonly whole: [Lane | null, Lane | null];
 }
@@ -151,6 +154,7 @@ export class LaneTable {
   #batchSelection: Selection | null = null;
   readonly #pairs = new PairPool();
   readonly #byKey = new Map<string, Lane[]>();
+  readonly #filters: LaneIndex;
   readonly #byEvent: (EventLanes | null)[] = new Array(EVENTS_MAX).fill(null);
   /** Keys with more than one lane, which may have come to carry the same. */
   readonly #split = new Set<string>();
@@ -159,6 +163,7 @@ export class LaneTable {
   constructor(rings: readonly DispatcherRing[], owners: OwnerCache) {
     this.#rings = rings;
     this.#owners = owners;
+    this.#filters = new LaneIndex(owners);
   }
 
   get size(): number {
@@ -176,9 +181,9 @@ export class LaneTable {
    * selected nothing of the batch yet.
    */
   join(request: LaneRequest, pace: EventPace, serial: number): Lane {
-    const { event, filter, callchain } = request;
+    const { event, callchain } = request;
     const rate = `${event.frequencyHz}/${event.period}`;
-    const key = `${event.armed} ${rate} ${callchain} ${filterKey(filter)}`;
+    const key = `${event.armed} ${rate} ${callchain} ${request.filterKey}`;
     const same = this.#byKey.get(key) ?? [];
     let lane = same.find((other) => !(other.serial === serial ? other.carriedBefore : other.carried !== 0));
     if (lane === undefined) {
@@ -191,27 +196,18 @@ export class LaneTable {
     return lane;
   }
 
-  #open(key: string, rate: string, { event, filter, callchain }: LaneRequest, pace: EventPace): Lane {
-    this.#byEvent[event.armed] ??= { tickers: new Map(), scanned: [], indexes: new Map(), whole: [null, null] };
+  #open(key: string, rate: string, request: LaneRequest, pace: EventPace): Lane {
+    const { event } = request;
+    this.#byEvent[event.armed] ??= { tickers: new Map(), scanned: [], indexed: new Map(), whole: [null, null] };
     const lanes = this.#byEvent[event.armed] as EventLanes;
     const known = lanes.tickers.get(rate);
     const ticker = known?.ticker ?? new Ticker(event.armed, paceFor(event, pace), this.#rings.length);
     lanes.tickers.set(rate, { ticker, wanted: event, lanes: (known?.lanes ?? 0) + 1 });
-    const lane = new Lane(
-      key,
-      event.armed,
-      ticker,
-      new SampleFilter(filter, this.#owners),
-      callchain,
-      this.#rings.length,
-    );
-    const by = indexedBy(filter);
-    if (by === null) lanes.scanned.push(lane);
-    else {
-      const index = lanes.indexes.get(by.dimension) ?? new Map<number, Lane[]>();
-      lanes.indexes.set(by.dimension, index);
-      for (const value of by.values) index.set(value, [...(index.get(value) ?? []), lane]);
-    }
+    const shared = this.#filters.of(request.filterKey, request.filter);
+    const lane = new Lane(key, request, ticker, shared.filter, this.#rings.length);
+    this.#filters.add(shared, lane);
+    if (shared.by === null) lanes.scanned.push(lane);
+    else lanes.indexed.set(shared.by.dimension, (lanes.indexed.get(shared.by.dimension) ?? 0) + 1);
     return lane;
   }
 
@@ -228,15 +224,12 @@ export class LaneTable {
     for (const [rate, user] of lanes.tickers) {
       if (user.ticker === lane.ticker && --user.lanes === 0) lanes.tickers.delete(rate);
     }
-    lanes.scanned = lanes.scanned.filter((other) => other !== lane);
-    for (const [dimension, index] of lanes.indexes) {
-      for (const [value, list] of index) {
-        if (!list.includes(lane)) continue;
-        const rest = list.filter((other) => other !== lane);
-        if (rest.length === 0) index.delete(value);
-        else index.set(value, rest);
-      }
-      if (index.size === 0) lanes.indexes.delete(dimension);
+    const by = this.#filters.remove(lane);
+    if (by === null) removeFrom(lanes.scanned, lane);
+    else {
+      const rest = (lanes.indexed.get(by.dimension) as number) - 1;
+      if (rest === 0) lanes.indexed.delete(by.dimension);
+      else lanes.indexed.set(by.dimension, rest);
     }
     if (lanes.tickers.size === 0) this.#byEvent[lane.event] = null;
   }
@@ -272,7 +265,7 @@ export class LaneTable {
       lanes.whole[0] = null;
       lanes.whole[1] = null;
       for (const lane of lanes.scanned) this.select(lane, batch, ring, serial, nowNs);
-      if (lanes.indexes.size > 0) this.#selectIndexed(event, lanes, batch, ring, serial, nowNs);
+      if (lanes.indexed.size > 0) this.#selectIndexed(event, lanes, batch, ring, serial, nowNs);
     }
   }
 
@@ -288,7 +281,7 @@ export class LaneTable {
 
   #selectIndexed(
     event: number,
-    { indexes }: EventLanes,
+    { indexed }: EventLanes,
     batch: BatchIndex,
     ring: number,
     serial: number,
@@ -297,14 +290,17 @@ export class LaneTable {
     const { cpu, reader } = this.#rings[ring];
     const touched = this.#touched;
     let count = 0;
-    for (const [dimension, index] of indexes) {
+    for (const dimension of indexed.keys()) {
       for (let i = 0; i < batch.count; i++) {
         if (batch.event[i] !== event) continue;
-        const lanes = index.get(dimensionValue(dimension, batch, reader, i, cpu, this.#owners, nowNs));
-        if (lanes === undefined) continue;
-        for (const lane of lanes) {
-          if (lane.firstPair === NO_PAIR) touched[count++] = lane;
-          this.#pairs.add(lane, i);
+        const value = dimensionValue(dimension, batch, reader, i, cpu, this.#owners, nowNs);
+        const filters = this.#filters.find(dimension, value);
+        if (filters === undefined) continue;
+        for (const { lanes } of filters) {
+          for (const lane of lanes.get(event) ?? NO_LANES) {
+            if (lane.firstPair === NO_PAIR) touched[count++] = lane;
+            this.#pairs.add(lane, i);
+          }
         }
       }
     }
