@@ -198,7 +198,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (this.#parts.clockIsMonotonic && this.#abandoned === null) this.#recordLatency();
     segments.reclaim();
     this.#memoryShareBytes = segments.findShare();
-    this.#lanes.merge(this.#move);
+    this.#merge();
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
     for (let i = 0; i < this.#lanes.preparedCount; i++) this.#encode(this.#lanes.prepared[i]);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
@@ -213,12 +213,16 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     for (let i = 0; i < count; i += step) this.#latency.record(this.#nowNs - time[i], Math.min(step, count - i));
   }
 
-  readonly #move = (from: Lane, to: Lane): void => {
+  #merge(): void {
+    const moves = this.#lanes.merge();
+    if (moves.size === 0) return;
     for (const port of this.#ports) {
-      const e = port?.lanes.indexOf(from) ?? -1;
-      if (port !== null && e >= 0) port.lanes[e] = to;
+      if (port === null) continue;
+      for (const [e, lane] of port.lanes.entries()) {
+        if (lane !== null) port.lanes[e] = moves.get(lane) ?? lane;
+      }
     }
-  };
+  }
 
   #encode(lane: Lane): void {
     if (lane.to > lane.from) this.#chunks.encode(lane, this.#batch, this.#parts.rings[this.#ringIndex], this.#nowNs);

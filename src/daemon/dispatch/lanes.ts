@@ -158,6 +158,9 @@ export class LaneTable {
   readonly #byEvent: (EventLanes | null)[] = new Array(EVENTS_MAX).fill(null);
   /** Keys with more than one lane, which may have come to carry the same. */
   readonly #split = new Set<string>();
+  /** Of a merge. */
+  readonly #moves = new Map<Lane, Lane>();
+  readonly #kept = new Map<number, Lane[]>();
   readonly #touched: Lane[] = [];
 
   constructor(rings: readonly DispatcherRing[], owners: OwnerCache) {
@@ -216,9 +219,9 @@ export class LaneTable {
   }
 
   #close(lane: Lane): void {
-    const same = (this.#byKey.get(lane.key) ?? []).filter((other) => other !== lane);
+    const same = this.#byKey.get(lane.key) as Lane[];
+    removeFrom(same, lane);
     if (same.length === 0) this.#byKey.delete(lane.key);
-    else this.#byKey.set(lane.key, same);
     if (same.length < 2) this.#split.delete(lane.key);
     const lanes = this.#byEvent[lane.event] as EventLanes;
     for (const [rate, user] of lanes.tickers) {
@@ -234,22 +237,28 @@ export class LaneTable {
     if (lanes.tickers.size === 0) this.#byEvent[lane.event] = null;
   }
 
-  /** Lanes of one key that have come to carry the same become one; `move` is told whose handlers go where. */
-  merge(move: (from: Lane, to: Lane) => void): void {
-    for (const key of this.#split) {
-      const same = this.#byKey.get(key) as Lane[];
-      const kept: Lane[] = [];
-      for (const lane of same) {
-        const twin = kept.find((other) => other.carriesSameAs(lane));
-        if (twin === undefined) {
-          kept.push(lane);
-          continue;
-        }
+  /** Lanes of one key that have come to carry the same become one; says whose handlers are to go where. */
+  merge(): ReadonlyMap<Lane, Lane> {
+    this.#moves.clear();
+    for (const key of this.#split) this.#mergeKey([...(this.#byKey.get(key) as Lane[])]);
+    return this.#moves;
+  }
+
+  /** Compares those that carry the same sum: of a thousand that carry something else each none is compared. */
+  #mergeKey(same: readonly Lane[]): void {
+    const kept = this.#kept;
+    kept.clear();
+    for (const lane of same) {
+      const alike = kept.get(lane.carried);
+      const twin = alike?.find((other) => other.carriesSameAs(lane));
+      if (twin !== undefined) {
         twin.members += lane.members;
-        move(lane, twin);
+        this.#moves.set(lane, twin);
         this.#close(lane);
-      }
+      } else if (alike === undefined) kept.set(lane.carried, [lane]);
+      else alike.push(lane);
     }
+    kept.clear();
   }
 
   /** Selects for every lane what it takes of the batch, which is `ring`'s. */
