@@ -162,7 +162,7 @@ export class TestDispatcher {
     const writer = this.#writer;
     const period = samples * PERIOD;
     this.arena.writer.reclaim();
-    writer.addMatched(event, samples, period, 0);
+    writer.addMatched(event, samples, period, 0, 0);
     const payload = timeColumn(times);
     const bytes = SegmentWriter.bytesFor(payload.length);
     const told = writer.flushPendingLoss(event, 0);
@@ -182,7 +182,7 @@ export class TestDispatcher {
 
   /** Matches samples and dies before it has encoded them. The next one that writes is its successor. */
   die(samples: number, event = 0): void {
-    this.#writer.addMatched(event, samples, samples * PERIOD, 0);
+    this.#writer.addMatched(event, samples, samples * PERIOD, 0, 0);
   }
 
   /** Tells of samples that nobody looked at. */

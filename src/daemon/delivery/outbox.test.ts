@@ -170,7 +170,7 @@ describe("an outbox", () => {
     for (const [d, pair] of pairs.entries()) {
       while (put(pair, 256, d + 1));
       for (let event = 0; event < EVENTS; event++) {
-        pair.writer.addMatched(event, d * 100 + event, 0, 0);
+        pair.writer.addMatched(event, d * 100 + event, 0, 0, 0);
         pair.writer.setCarried(event, d * 1000 + event);
         pair.writer.addPendingLoss(event, QUEUE_FULL, d + 1, event, 5, 6);
         pair.writer.addPendingLoss(event, MEMORY, d + 2, event + 1, 7, 8);
@@ -212,7 +212,7 @@ describe("an outbox", () => {
       const books = (): void => {
         while (put(pair, 128, 255));
         for (let event = 0; event < EVENTS; event++) {
-          pair.writer.addMatched(event, 2 ** 50, 2 ** 50 + 1, -1);
+          pair.writer.addMatched(event, 2 ** 50, 2 ** 50 + 1, 0, -1);
           pair.writer.addPendingLoss(event, MEMORY, -1, -1, -1, -1);
         }
       };

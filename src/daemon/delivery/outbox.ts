@@ -188,13 +188,17 @@ export class OutboxWriter {
     return true;
   }
 
-  /** Before the samples are queued: whoever buries a dispatcher finds what it owed. `serial` names the batch. */
-  addMatched(event: number, samples: number, period: number, serial: number): void {
+  /**
+   * Before the samples are queued: whoever buries a dispatcher finds what it owed, and what it still carried then, which
+   * is no longer what these samples have taken along. `serial` names the batch.
+   */
+  addMatched(event: number, samples: number, period: number, carried: number, serial: number): void {
     const { doubles } = this.#region;
     const book = this.#region.book(event);
     doubles[book + BOOK.MATCHED] += samples;
     doubles[book + BOOK.WEIGHT] += period;
     doubles[book + BOOK.SERIAL] = serial;
+    this.setCarried(event, carried);
   }
 
   /** Serial number of the batch that addMatched counted last. */

@@ -75,4 +75,24 @@ describe("Dispatcher: after the death of another", () => {
     fixture.dispatcher.drain();
     assert.equal(handler.takeTimes().length, 7);
   });
+
+  it("carries nothing that its predecessor had matched", () => {
+    const fixture = openDispatcher();
+    const prepare = (): void => fixture.dispatcher.addFormats(0, [format([1])]);
+    prepare();
+    const handler = fixture.add({ events: [{ period: 10 }] });
+    const periods = (): number =>
+      [handler.reader.periodMatched(0), handler.reader.carried(0)].reduce((sum, period) => sum + period, 0);
+    write(fixture, numbered(2, { period: 3 }));
+    fixture.dispatcher.drain();
+    assert.deepEqual([handler.reader.periodMatched(0), handler.reader.carried(0)], [0, 6]);
+    write(fixture, numbered(3, { period: 3 }));
+    const inside = die(fixture, "matched", 0);
+    handler.reader.abandon();
+    fixture.replace(inside, (dispatcher) => dispatcher.addFormats(0, [format([1])]));
+    assert.equal(periods(), 15, "the sum of what was sampled");
+    write(fixture, numbered(1, { period: 3 }));
+    fixture.dispatcher.drain();
+    assert.equal(periods(), 18);
+  });
 });

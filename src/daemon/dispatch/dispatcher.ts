@@ -296,11 +296,10 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const samples = lane.to - lane.from;
     if (samples > 0) {
       this.#matched += samples;
-      port.writer.addMatched(e, samples, lane.weight, this.#serial);
+      port.writer.addMatched(e, samples, lane.weight, lane.carried, this.#serial);
       if (this.#fault?.at === "matched") this.#fault.fail();
       for (let c = lane.chunkFrom; c < lane.chunkTo; c++) this.#post(port.writer, e, c);
-    }
-    port.writer.setCarried(e, lane.carried);
+    } else port.writer.setCarried(e, lane.carried);
   }
 
   #join(port: Port, e: number): Lane {
