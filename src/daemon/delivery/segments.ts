@@ -43,8 +43,13 @@ const HEADER = { REFERENCES: 0, BYTES: 1, PAYLOAD_BYTES: 2, NEXT: 3 } as const;
 const FACT = { SAMPLES: 2, PERIOD: 3, FIRST_NS: 4, LAST_NS: 5, DISPATCH_NS: 6 } as const;
 
 const SHARE = 1 / 2;
+/**
+ * Of the slabs, kept from queues that grow: a slab is cut for one size, and a handler that reads may need any of them
+ * at a moment when all the others are pinned by those who do not.
+ */
+const RESERVED = 1 / 4;
 /** An outbox below this is never refused for want of memory, as long as there is any. */
-const SHARE_BYTES_MIN = 32 * 1024;
+const SHARE_BYTES_MIN = 64 * 1024;
 
 /** More references than there can be handlers: the dispatcher's own, while it still hands the segment out. */
 const BIAS = 2 ** 30;
@@ -205,11 +210,12 @@ export class SegmentWriter {
   }
 
   /**
-   * What one outbox may refer to as things stand: a share of the slabs that nobody uses. However many readers are stuck,
+   * What one outbox may refer to as things stand: a share of the slabs that nobody uses, less those kept back. However many readers are stuck,
    * those that are not find room (Choudhury and Hahne's dynamic threshold for shared-memory switches).
    */
   findShare(): number {
-    const share = Math.max(SHARE_BYTES_MIN, this.#uncutCount * SLAB_BYTES * SHARE);
+    const spare = this.#uncutCount - Math.ceil(this.#arena.slabs * RESERVED);
+    const share = Math.max(SHARE_BYTES_MIN, spare * SLAB_BYTES * SHARE);
     this.#arena.doubles[CONTROL.SHARE_BYTES] = share;
     return share;
   }
