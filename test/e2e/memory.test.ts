@@ -1,4 +1,4 @@
-/** What consumers can make the daemon hold has a ceiling, whatever they do, and those who read are served. */
+/** What consumers can make the daemon hold has a ceiling, whatever they do, and those who read lose nothing by it. */
 import assert from "node:assert/strict";
 import fs from "node:fs";
 import os from "node:os";
@@ -21,9 +21,9 @@ const OVERFLOWS = ["DROP_NEWEST", "DROP_OLDEST"] as const;
 /** What a connection takes in Node, twice over, and what its garbage collector lets lie. */
 const BESIDES_BYTES = HOSTILE * 100 * 1024 + 48 * MIB;
 /** Of the daemon's life without hostile readers, for its code to be compiled and its heap to have grown. */
-const WARM_SAMPLES = 100_000;
+const WARM_SAMPLES = 20_000;
 /** All hostile readers are stuck, and lose what comes. */
-const LOST_SAMPLES = 20_000;
+const LOST_SAMPLES = 10_000;
 
 async function start(t: TestContext): Promise<RunningDaemon> {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-memory-"));
@@ -31,7 +31,7 @@ async function start(t: TestContext): Promise<RunningDaemon> {
   const config = path.join(dir, "nmid.yaml");
   fs.writeFileSync(config, `limits:\n  memory_max_bytes: ${CEILING_BYTES}\n`);
   return startDaemon(t, {
-    args: ["--config", config, "--source", "synthetic:40000", "--dispatchers", "2", "--capacity", "64"],
+    args: ["--config", config, "--source", "synthetic:10000", "--dispatchers", "2", "--capacity", "64"],
   });
 }
 
@@ -87,16 +87,13 @@ function checkCeiling(memory: Awaited<ReturnType<typeof memoryOf>>): void {
   }
 }
 
-/** Of what a reader was owed; one that is held up while memory is short may lose some, see docs/decisions. */
-const LOST_SHARE_MAX = 0.1;
-
-async function checkHealthy(client: BrokerClient, reader: StreamReader): Promise<void> {
-  const { delivered, lost, matched, losses } = await deregisterAndCheck(client, reader);
-  assert.ok(delivered > 0);
-  assert.ok(lost <= matched * LOST_SHARE_MAX, `${reader.name}: ${JSON.stringify(losses)} of ${matched}`);
+async function lossless(client: BrokerClient, reader: StreamReader): Promise<void> {
+  const books = await deregisterAndCheck(client, reader);
+  assert.equal(books.lost, 0, `${reader.name}: ${JSON.stringify(books.losses)}`);
+  assert.ok(books.delivered > 0);
 }
 
-test("readers stuck in every way stay below the ceiling, and starve nobody", BOUNDED, async (t) => {
+test("readers stuck in every way stay below the ceiling, and take nothing from others", BOUNDED, async (t) => {
   const daemon = await start(t);
   const client = connectTo(t, daemon);
   const healthy = await Promise.all(
@@ -120,7 +117,7 @@ test("readers stuck in every way stay below the ceiling, and starve nobody", BOU
   for (const reader of hostile) reader.close();
   await Promise.all(hostile.map(({ handlerId }) => client.deregister(handlerId, { discard: true })));
   await healthy[0].untilMore(WARM_SAMPLES);
-  for (const reader of healthy) await checkHealthy(client, reader);
+  for (const reader of healthy) await lossless(client, reader);
   const after = await poll("all memory given back", async () => {
     const memory = await memoryOf(client);
     return memory.streams.usedBytes === 0 && memory.outboxes.usedBytes === 0 ? memory : undefined;

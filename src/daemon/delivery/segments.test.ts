@@ -195,18 +195,32 @@ describe("segments", () => {
 });
 
 describe("an outbox's share of the segments", () => {
-  it("shrinks as they are used, leaving room for others, and never below what a quick reader needs", () => {
+  /** As a stuck reader's outbox does: until it has its share. */
+  const takeShare = (writer: SegmentWriter, outboxes: number): number => {
+    let used = 0;
+    for (; used + SLAB_BYTES <= writer.findShare(outboxes); used += SLAB_BYTES)
+      assert.ok(writer.allocate(SLAB_BYTES - SEGMENT_HEADER_BYTES) >= 0);
+    return used;
+  };
+
+  it("shrinks as they are used, to no less than a part of its own", () => {
     const { writer, reader } = new TestArena(64 * SLAB_BYTES);
-    assert.equal(writer.findShare(), 24 * SLAB_BYTES, "half of what is not kept back");
-    // Readers that are stuck take what they may, one after the other.
-    for (let stuck = 0; stuck < 5; stuck++) {
-      const share = writer.findShare();
-      for (let used = 0; used + SLAB_BYTES <= share; used += SLAB_BYTES)
-        assert.ok(writer.allocate(SLAB_BYTES - 64) >= 0);
-      assert.ok(writer.findShare() < share);
-    }
-    assert.equal(reader.shareBytes, writer.findShare());
-    while (writer.allocate(SLAB_BYTES - 64) >= 0);
-    assert.equal(writer.findShare(), 64 * 1024);
+    assert.equal(writer.findShare(8), 32 * SLAB_BYTES);
+    assert.equal(takeShare(writer, 8), 16 * SLAB_BYTES);
+    assert.equal(takeShare(writer, 8), 8 * SLAB_BYTES);
+    assert.equal(reader.shareBytes, 8 * SLAB_BYTES);
+    for (let stuck = 2; stuck < 8; stuck++) takeShare(writer, 8);
+    assert.equal(writer.findShare(8), 2 * SLAB_BYTES);
+    assert.equal(writer.findShare(4000), 32 * 1024, "and a chunk or two fit, as long as there is any memory");
   });
+
+  for (const outboxes of [2, 10, 64]) {
+    it(`is there for who reads, beside others that got stuck one after the other: ${outboxes} in all`, () => {
+      const { writer, reader } = new TestArena(256 * SLAB_BYTES);
+      for (let stuck = 1; stuck < outboxes; stuck++) takeShare(writer, outboxes);
+      assert.ok(takeShare(writer, outboxes) >= Math.floor(64 / outboxes) * SLAB_BYTES);
+      const { usedBytes, capacityBytes } = reader.use();
+      assert.ok(usedBytes <= capacityBytes * 0.75 + SLAB_BYTES, `${usedBytes} of ${capacityBytes}`);
+    });
+  }
 });

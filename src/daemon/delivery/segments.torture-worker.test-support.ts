@@ -41,7 +41,7 @@ answer({ kind: "drained", usedBytes, slabs });
 
 function batch(): void {
   segments.reclaim();
-  const shareBytes = segments.findShare();
+  const shareBytes = segments.findShare(writers.length);
   let given = 0;
   const published: { readonly segment: number; readonly outboxes: number }[] = [];
   for (let left = 1 + Math.floor(random() * BATCH_SEGMENTS_MAX); left > 0; left--) {

@@ -42,12 +42,12 @@ const HEADER = { REFERENCES: 0, BYTES: 1, PAYLOAD_BYTES: 2, NEXT: 3 } as const;
 /** Double offsets in a segment's header. */
 const FACT = { SAMPLES: 2, PERIOD: 3, FIRST_NS: 4, LAST_NS: 5, DISPATCH_NS: 6 } as const;
 
-const SHARE = 1 / 2;
-/**
- * Of the slabs, kept from queues that grow: a slab is cut for one size, and a handler that reads may need any of them
- * at a moment when all the others are pinned by those who do not.
- */
-const RESERVED = 1 / 4;
+/** Of the arena: who comes first may take of this, each as much as is left. */
+const SHARED_PART = 1 / 2;
+/** Of the arena: this is divided among all outboxes that there can be. What is left of the whole is room in slabs that are cut and not full. */
+const OWN_PART = 1 / 4;
+/** Of the slabs that nobody uses, what one outbox may refer to. */
+const UNCUT_PART = 1 / 2;
 /** An outbox below this is never refused for want of memory, as long as there is any. */
 const SHARE_BYTES_MIN = 64 * 1024;
 
@@ -180,7 +180,7 @@ export class SegmentWriter {
     this.#uncutCount = 0;
     arena.doubles[CONTROL.USED_BYTES] = 0;
     for (let slab = 0; slab < slabs; slab++) this.#adopt(slab);
-    this.findShare();
+    this.findShare(1);
   }
 
   #adopt(slab: number): void {
@@ -210,13 +210,17 @@ export class SegmentWriter {
   }
 
   /**
-   * What one outbox may refer to as things stand: a share of the slabs that nobody uses, less those kept back. However many readers are stuck,
-   * those that are not find room (Choudhury and Hahne's dynamic threshold for shared-memory switches).
+   * What one outbox of at most `outboxes` may refer to as things stand: as much as is left of what they share (Choudhury
+   * and Hahne's dynamic threshold for shared-memory switches), or a part of its own. The threshold alone would not do:
+   * what a stuck reader holds it holds for good, so that each that comes after the others halves what is left.
    */
-  findShare(): number {
-    const spare = this.#uncutCount - Math.ceil(this.#arena.slabs * RESERVED);
-    const share = Math.max(SHARE_BYTES_MIN, spare * SLAB_BYTES * SHARE);
-    this.#arena.doubles[CONTROL.SHARE_BYTES] = share;
+  findShare(outboxes: number): number {
+    const { doubles, slabs } = this.#arena;
+    const arenaBytes = slabs * SLAB_BYTES;
+    const left = arenaBytes * SHARED_PART - doubles[CONTROL.USED_BYTES];
+    const own = Math.max(SHARE_BYTES_MIN, (arenaBytes * OWN_PART) / outboxes);
+    const share = Math.max(own, Math.min(left, this.#uncutCount * SLAB_BYTES * UNCUT_PART));
+    doubles[CONTROL.SHARE_BYTES] = share;
     return share;
   }
 

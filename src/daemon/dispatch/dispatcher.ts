@@ -190,14 +190,14 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   #offer(): void {
-    const { walker, stats, now, segments } = this.#parts;
+    const { walker, stats, now, segments, capacity } = this.#parts;
     const batch = this.#batch;
     this.#nowNs = now();
     this.#serial = stats.words[DISPATCHER_STAT.BATCH_SERIAL];
     // A predecessor's batch has been counted here before.
     if (this.#parts.clockIsMonotonic && this.#abandoned === null) this.#recordLatency();
     segments.reclaim();
-    this.#memoryShareBytes = segments.findShare();
+    this.#memoryShareBytes = segments.findShare(capacity);
     this.#merge();
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
     for (let i = 0; i < this.#lanes.preparedCount; i++) this.#encode(this.#lanes.prepared[i]);
