@@ -26,7 +26,8 @@ export const RANGES = {
   capacity: { min: 1, max: CAPACITY_MAX, default: 256 },
   // The default plus the control page is 516 KiB, what perf_event_mlock_kb allows an unprivileged user for each CPU.
   ring_kib: { min: 8, max: 65_536, default: 512, powerOfTwo: true },
-  "limits.memory_max_bytes": { min: 32 * MIB, max: 1024 * 1024 * MIB, default: 512 * MIB },
+  // Half of it may be one arena, and koffi makes no view of 4 GiB or more: it ends the process.
+  "limits.memory_max_bytes": { min: 32 * MIB, max: 4096 * MIB, default: 512 * MIB },
   "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
   "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
   "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 400 },
