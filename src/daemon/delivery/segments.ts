@@ -49,7 +49,7 @@ const OWN_PART = 1 / 4;
 /** Of the slabs that nobody uses, what one outbox may refer to. */
 const UNCUT_PART = 1 / 2;
 /** An outbox below this is never refused for want of memory, as long as there is any. */
-const SHARE_BYTES_MIN = 64 * 1024;
+const SHARE_BYTES_MIN = 32 * 1024;
 
 /** More references than there can be handlers: the dispatcher's own, while it still hands the segment out. */
 const BIAS = 2 ** 30;
