@@ -201,7 +201,7 @@ async function run(options: BenchmarkOptions): Promise<object> {
       nothing,
       perfRecord(1, EVENT, frequencyHz, directory),
       perfRecord(PERF_RECORDS, EVENT, frequencyHz, directory),
-      ...CONSUMERS.map((count) => nmid(count, EVENT, frequencyHz, ["--source", "perf"])),
+      ...CONSUMERS.map((count) => nmid({ count, event: EVENT, frequencyHz, daemonArgs: ["--source", "perf"] })),
     ];
     const cpus = onlineCpus();
     const scenarios: Scenario[] = [

@@ -12,6 +12,8 @@ export interface RunningLoad {
   readonly daemonPid?: number;
   /** Resolves when every consumer has received samples. The CPUs must be loaded meanwhile. */
   sampling(): Promise<void>;
+  /** Of a load that has begun with a lower rate: goes on at the one that is measured. */
+  raise?(): Promise<void>;
   /** Ends everything; resolves to what each consumer received. Called once, whatever happened before. */
   stop(): Promise<readonly Consumption[]>;
 }
