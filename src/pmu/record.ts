@@ -8,6 +8,9 @@ import type { RecordFormat } from "./source.js";
 
 const ABSENT = -1;
 
+/** A constant of this module, which the engine folds into code: RECORD's property it would look up for every record. */
+const RECORD_SAMPLE = RECORD.SAMPLE;
+
 /** Word offsets (4 bytes) from a sample's header; -1 where the sample does not carry the field. */
 export interface SampleOffsets {
   readonly ip: number;
@@ -165,18 +168,33 @@ export interface ScanListener {
 }
 
 /**
- * An index over one batch of samples in a ring: columns, allocated once. Element i is sample i; word offsets still need
- * `& mask`, since a record may wrap.
+ * The columns of the batch that was scanned last, in this thread: constants of the module, since the engine writes a
+ * constant's address and length into the code that uses it, and loads an object's anew for every element.
+ */
+const AT = new Uint32Array(BATCH_SAMPLES_MAX);
+const CPUMODE_OF = new Uint8Array(BATCH_SAMPLES_MAX);
+const PID = new Uint32Array(BATCH_SAMPLES_MAX);
+const TIME = new Float64Array(BATCH_SAMPLES_MAX);
+const PERIOD = new Float64Array(BATCH_SAMPLES_MAX);
+
+/** Where the loops below stand: bytes behind the tail, and the word in the ring. */
+const CURSOR = new Uint32Array(2);
+const TAKEN = 0;
+const WORD = 1;
+
+/**
+ * An index over one batch of samples in a ring: columns, allocated once a thread. Element i is sample i, until the next
+ * scan by anyone in the thread; word offsets still need `& mask`, since a record may wrap.
  */
 export class BatchIndex {
   readonly event = new Uint8Array(BATCH_SAMPLES_MAX);
   /** Word offset of the sample's header in the ring. */
-  readonly at = new Uint32Array(BATCH_SAMPLES_MAX);
-  readonly cpumode = new Uint8Array(BATCH_SAMPLES_MAX);
-  readonly pid = new Uint32Array(BATCH_SAMPLES_MAX);
+  readonly at = AT;
+  readonly cpumode = CPUMODE_OF;
+  readonly pid = PID;
   /** Nanoseconds; exact to 2^53, and for arithmetic only: the wire gets the ring's own words. */
-  readonly time = new Float64Array(BATCH_SAMPLES_MAX);
-  readonly period = new Float64Array(BATCH_SAMPLES_MAX);
+  readonly time = TIME;
+  readonly period = PERIOD;
   /** 1 once a handler has matched the sample. */
   readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
   /** Of the scan: bytes behind the tail, where that is in the ring, and the id of the run. */
@@ -273,35 +291,30 @@ export class BatchIndex {
 
   /** Indexes samples of one format up to the first record that is none, or no sound one. */
   #indexRun(words: Uint32Array, mask: number, limit: number, available: number, format: Format): void {
-    const { at, cpumode, pid, time, period } = this;
-    const { pid: pidAt, time: timeAt, period: periodAt, callchain: chainAt } = format.offsets;
-    const { fixedPeriod } = format;
+    const { pid, time, period, callchain } = format.offsets;
+    const from = this.count;
     const bytesMin = format.minWords * 4;
-    const idAt = this.#idAt;
-    const idLow = this.#idLow;
-    const idHigh = this.#idHigh;
-    let taken = this.#taken;
-    let word = this.#word;
-    let count = this.count;
-    while (taken < limit && count < BATCH_SAMPLES_MAX) {
-      const miscAndSize = words[(word + 1) & mask];
-      const size = miscAndSize >>> 16;
-      if (words[word] !== RECORD.SAMPLE || size < bytesMin || (size & 7) !== 0 || taken + size > available) break;
-      if (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh)) break;
-      if (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size)) break;
-      at[count] = word;
-      cpumode[count] = miscAndSize & MISC_CPUMODE_MASK;
-      pid[count] = pidAt < 0 ? 0 : words[(word + pidAt) & mask];
-      time[count] = timeAt < 0 ? 0 : words[(word + timeAt) & mask] + words[(word + timeAt + 1) & mask] * TWO_32;
-      period[count] =
-        periodAt < 0 ? fixedPeriod : words[(word + periodAt) & mask] + words[(word + periodAt + 1) & mask] * TWO_32;
-      count++;
-      taken += size;
-      word = (word + (size >>> 2)) & mask;
-    }
-    this.#taken = taken;
-    this.#word = word;
-    this.count = count;
+    CURSOR[TAKEN] = this.#taken;
+    CURSOR[WORD] = this.#word;
+    const isPlain = this.#idAt >= 0 && pid >= 0 && time >= 0 && period >= 0 && callchain < 0;
+    this.count = isPlain
+      ? findPlain(
+          words,
+          mask,
+          limit,
+          available,
+          from,
+          bytesMin,
+          this.#idAt,
+          this.#idLow,
+          this.#idHigh,
+          pid,
+          time,
+          period,
+        )
+      : findAny(words, mask, limit, available, from, bytesMin, this.#idAt, this.#idLow, this.#idHigh, format);
+    this.#taken = CURSOR[TAKEN];
+    this.#word = CURSOR[WORD];
   }
 
   /** The samples from `from` on were all of one format. */
@@ -326,6 +339,83 @@ export class BatchIndex {
 }
 
 const TWO_32 = 2 ** 32;
+
+/**
+ * The usual format: every column there, an id, nothing of variable length. Numbers only as arguments, and one loop for
+ * all columns: with constant arrays that is twice as fast as with an object's.
+ */
+function findPlain(
+  words: Uint32Array,
+  mask: number,
+  limit: number,
+  available: number,
+  from: number,
+  bytesMin: number,
+  idAt: number,
+  idLow: number,
+  idHigh: number,
+  pidAt: number,
+  timeAt: number,
+  periodAt: number,
+): number {
+  let taken = CURSOR[TAKEN];
+  let word = CURSOR[WORD];
+  let count = from;
+  while (taken < limit && count < BATCH_SAMPLES_MAX) {
+    const miscAndSize = words[(word + 1) & mask];
+    const size = miscAndSize >>> 16;
+    if (words[word] !== RECORD_SAMPLE || size < bytesMin || (size & 7) !== 0 || taken + size > available) break;
+    if (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh) break;
+    AT[count] = word;
+    CPUMODE_OF[count] = miscAndSize & MISC_CPUMODE_MASK;
+    PID[count] = words[(word + pidAt) & mask];
+    TIME[count] = words[(word + timeAt) & mask] + words[(word + timeAt + 1) & mask] * TWO_32;
+    PERIOD[count] = words[(word + periodAt) & mask] + words[(word + periodAt + 1) & mask] * TWO_32;
+    count++;
+    taken += size;
+    word = (word + (size >>> 2)) & mask;
+  }
+  CURSOR[TAKEN] = taken;
+  CURSOR[WORD] = word;
+  return count;
+}
+
+function findAny(
+  words: Uint32Array,
+  mask: number,
+  limit: number,
+  available: number,
+  from: number,
+  bytesMin: number,
+  idAt: number,
+  idLow: number,
+  idHigh: number,
+  { offsets, fixedPeriod }: Format,
+): number {
+  const { pid: pidAt, time: timeAt, period: periodAt, callchain: chainAt } = offsets;
+  let taken = CURSOR[TAKEN];
+  let word = CURSOR[WORD];
+  let count = from;
+  while (taken < limit && count < BATCH_SAMPLES_MAX) {
+    const miscAndSize = words[(word + 1) & mask];
+    const size = miscAndSize >>> 16;
+    if (words[word] !== RECORD_SAMPLE || size < bytesMin || (size & 7) !== 0 || taken + size > available) break;
+    if (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh)) break;
+    if (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size)) break;
+    AT[count] = word;
+    CPUMODE_OF[count] = miscAndSize & MISC_CPUMODE_MASK;
+    PID[count] = pidAt < 0 ? 0 : words[(word + pidAt) & mask];
+    TIME[count] = timeAt < 0 ? 0 : words[(word + timeAt) & mask] + words[(word + timeAt + 1) & mask] * TWO_32;
+    PERIOD[count] =
+      periodAt < 0 ? fixedPeriod : words[(word + periodAt) & mask] + words[(word + periodAt + 1) & mask] * TWO_32;
+    count++;
+    taken += size;
+    word = (word + (size >>> 2)) & mask;
+  }
+  CURSOR[TAKEN] = taken;
+  CURSOR[WORD] = word;
+  return count;
+}
 
 /** { header, time, id, stream_id, sample_id } */
 function throttled(

@@ -5,7 +5,7 @@
  * A column's header is one 32-bit word, tag and a length varint of three bytes, so that the data behind it stays
  * 4-byte aligned and plain word stores can write it. Padded varints are legal protobuf; docs/decisions says more.
  */
-import type { BatchIndex, SampleOffsets } from "../../pmu/record.js";
+import { BATCH_SAMPLES_MAX, type BatchIndex, type SampleOffsets } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 
 /** Field numbers of SampleBatch in proto/nmi.proto. */
@@ -90,10 +90,11 @@ export function encodeChunk(
   const columns: Columns = { time, ip, pid, tid, cpu, period };
   const { uniform } = batch;
   // The common case by far: one opening of one event, every field there, offsets in registers.
-  const weight =
-    uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0
-      ? copyUniform(out, columns, batch, ring, selection, from, to, uniform)
-      : copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
+  const isUniform = uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0;
+  if (isUniform) gather(batch.at, selection, from, to);
+  const weight = isUniform
+    ? copyUniform(out, columns, ring, n, uniform)
+    : copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
   if (addresses >= 0) encodeCallchains(out, period + 2 * n, batch, ring, selection, from, to, addresses);
   return weight;
 }
@@ -110,29 +111,31 @@ interface Columns {
 
 const TWO_32 = 2 ** 32;
 
+/**
+ * The samples of the chunk that is being encoded: where they start in the ring, and what they weigh. One thread's, and
+ * constants of the module, which the engine need not keep in registers: of those there are too few.
+ */
+const START = new Uint32Array(BATCH_SAMPLES_MAX);
+const WEIGHT = new Float64Array(BATCH_SAMPLES_MAX);
+
+function gather(at: Uint32Array, { sample, period }: Selection, from: number, to: number): void {
+  for (let k = from, j = 0; k < to; k++, j++) {
+    START[j] = at[sample[k]];
+    WEIGHT[j] = period[k];
+  }
+}
+
 /** One pass over the records, six columns written side by side: each record is fetched into the cache once. */
 function copyUniform(
   out: Uint32Array,
   { time, ip, pid, tid, cpu, period }: Columns,
-  batch: BatchIndex,
-  ring: RingReader,
-  selection: Selection,
-  from: number,
-  to: number,
-  offsets: SampleOffsets,
+  { words, wordMask: mask }: RingReader,
+  n: number,
+  { time: timeAt, ip: ipAt, pid: pidAt, cpu: cpuAt }: SampleOffsets,
 ): number {
-  const { words, wordMask: mask } = ring;
-  const { at: start } = batch;
-  const { sample, period: weights } = selection;
-  const timeAt = offsets.time;
-  const ipAt = offsets.ip;
-  const pidAt = offsets.pid;
-  const cpuAt = offsets.cpu;
   let sum = 0;
-  for (let k = from, j = 0; k < to; k++, j++) {
-    const record = start[sample[k]];
-    const weight = weights[k];
-    sum += weight;
+  for (let j = 0; j < n; j++) {
+    const record = START[j];
     out[time + 2 * j] = words[(record + timeAt) & mask];
     out[time + 2 * j + 1] = words[(record + timeAt + 1) & mask];
     out[ip + 2 * j] = words[(record + ipAt) & mask];
@@ -140,6 +143,8 @@ function copyUniform(
     out[pid + j] = words[(record + pidAt) & mask];
     out[tid + j] = words[(record + pidAt + 1) & mask];
     out[cpu + j] = words[(record + cpuAt) & mask];
+    const weight = WEIGHT[j];
+    sum += weight;
     out[period + 2 * j] = weight; // modulo 2^32
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }

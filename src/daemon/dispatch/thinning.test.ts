@@ -129,16 +129,23 @@ describe("Ticker", () => {
       { kind: "time", intervalNs: 1000 },
       { kind: "weight", period: 50 },
     ] satisfies Pace[]) {
+      const samples = Array.from({ length: BATCH_SAMPLES_MAX }, (_, i) => ({
+        event: random() < 0.7 ? 0 : 1,
+        timeNs: i * 300,
+        period: Math.floor(random() * 30),
+      }));
+      const single = new Thinner(pace, 1);
+      const expected = samples.map(({ event, timeNs, period }) =>
+        event === 0 ? single.ticks(0, timeNs, period) : null,
+      );
+      // Only now: all batches of a thread share their columns.
       const batch = new BatchIndex();
       batch.count = BATCH_SAMPLES_MAX;
-      const single = new Thinner(pace, 1);
-      const expected: (boolean | null)[] = [];
-      for (let i = 0; i < batch.count; i++) {
-        batch.event[i] = random() < 0.7 ? 0 : 1;
-        batch.time[i] = i * 300;
-        batch.period[i] = Math.floor(random() * 30);
-        expected.push(batch.event[i] === 0 ? single.ticks(0, batch.time[i], batch.period[i]) : null);
-      }
+      samples.forEach(({ event, timeNs, period }, i) => {
+        batch.event[i] = event;
+        batch.time[i] = timeNs;
+        batch.period[i] = period;
+      });
       const ticker = new Ticker(0, pace, 1);
       ticker.mark(batch, 0);
       assert.ok(expected.includes(true) && expected.includes(false));
