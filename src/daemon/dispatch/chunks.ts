@@ -3,7 +3,8 @@ import type { BatchIndex } from "../../pmu/record.js";
 import { SEGMENT_HEADER_BYTES, SegmentWriter } from "../delivery/segments.js";
 import type { DispatcherRing } from "./dispatcher.js";
 import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
-import type { Lane, LaneTable } from "./lanes.js";
+import type { Lane } from "./lane.js";
+import type { LaneTable } from "./lanes.js";
 
 /** Fills a segment of a power of two: some 450 samples without callchains. Small enough that a message can be, too. */
 export const CHUNK_PAYLOAD_BYTES_MAX = 16 * 1024 - SEGMENT_HEADER_BYTES;

@@ -4,7 +4,7 @@
  * may hold a thousand filters of a thousand values each.
  */
 import { type FilterDimension, type FilterSpec, indexedBy, type OwnerCache, SampleFilter } from "./filter.js";
-import type { Lane } from "./lanes.js";
+import type { Lane } from "./lane.js";
 
 export interface SharedFilter {
   readonly filter: SampleFilter;
