@@ -1,11 +1,12 @@
 /**
  * What a sample costs from the ring to its place in the encoded columns, beside the same passes over the same bytes in C
- * (bench/decode.c). The daemon's own code: BatchIndex.scan, the lane's selection, ChunkList.encode into a segment.
+ * (bench/decode.c). The daemon's own code: BatchIndex.scan, the lane's selection, ChunkList into segments.
  */
 import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { arenaBytes, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
+import { arenaBytes } from "../src/daemon/delivery/segment-layout.js";
+import { SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { ChunkList } from "../src/daemon/dispatch/chunks.js";
 import { filterKey, OwnerCache } from "../src/daemon/dispatch/filter.js";
 import type { Lane } from "../src/daemon/dispatch/lane.js";
@@ -96,7 +97,8 @@ class Decoder {
       // The tail stays, so that each batch is the same.
       this.#batch.scan(reader, reader.loadHead(), this.#formats, REFUSE);
       this.#lanes.prepare(this.#batch, 0, ++this.#serial, 0);
-      this.#chunks.encode(this.#lane, this.#batch, ring, 0);
+      this.#chunks.plan(this.#lane, this.#batch, ring);
+      for (let c = this.#lane.chunkFrom; c < this.#lane.chunkTo; c++) this.#chunks.encode(c, this.#batch, ring, 0, 0);
       if (i === batches - 1) break;
       this.#chunks.publish();
     }

@@ -5,7 +5,8 @@
 import { parentPort } from "node:worker_threads";
 import { monotonicClock } from "../src/daemon/clock.js";
 import { allocateOutbox, OutboxReader, outboxShape } from "../src/daemon/delivery/outbox.js";
-import { arenaBytes, SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
+import { arenaBytes } from "../src/daemon/delivery/segment-layout.js";
+import { SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { Dispatcher } from "../src/daemon/dispatch/dispatcher.js";
 import { DispatcherStats } from "../src/daemon/dispatch/stats.js";
 import { mapAnonymous, unmap, viewMemory } from "../src/pmu/ffi.js";

@@ -23,7 +23,8 @@ import {
   REFUSAL,
   REGION_BYTES_MIN,
 } from "./outbox.js";
-import { arenaBytes, SegmentReader, SegmentWriter } from "./segments.js";
+import { arenaBytes, segmentBytesFor } from "./segment-layout.js";
+import { SegmentReader, SegmentWriter } from "./segments.js";
 
 /** nmi.v1.SampleBatch, decoded. */
 export interface SampleBatchMessage {
@@ -164,7 +165,7 @@ export class TestDispatcher {
     this.arena.writer.reclaim();
     writer.addMatched(event, samples, period, 0, 0);
     const payload = timeColumn(times);
-    const bytes = SegmentWriter.bytesFor(payload.length);
+    const bytes = segmentBytesFor(payload.length);
     const told = writer.flushPendingLoss(event, 0);
     const isFull = !told || !writer.hasRoom(bytes);
     this.#counters.countDispatch(0, this.#index, samples, isFull ? samples : 0, 0, 1, 1);

@@ -3,7 +3,7 @@
  * kept apart, so that none of them can starve another: segments (encoded samples that wait), outboxes, and what waits
  * inside the transport.
  */
-import { SLAB_BYTES } from "./segments.js";
+import { SLAB_BYTES } from "./segment-layout.js";
 
 /** A chunk of the usual size in its frame: each stream has room for as much of its own. */
 export const STREAM_BYTES_MIN = 16 * 1024;
@@ -19,7 +19,7 @@ const STREAMS_PART = 1 / 4;
 
 /** Bytes of the limit for each slot of the table: half of the streams' part is each stream's own. */
 export const MEMORY_BYTES_PER_HANDLER = (2 * STREAM_BYTES_MIN) / STREAMS_PART;
-/** Bytes of the limit for each dispatcher: slabs for every size of segment, some times over. */
+/** Bytes of the limit for each dispatcher: slabs for the shared half of its segments and for both reserves. */
 export const MEMORY_BYTES_PER_DISPATCHER = (32 * SLAB_BYTES) / SEGMENTS_PART;
 
 export interface MemoryPlan {

@@ -10,7 +10,8 @@
  * An entry that refers to a segment takes one unit, one that tells of a loss LOSS_UNITS. Positions count units modulo
  * 2^32. The bound is on the bytes of the segments referred to, as if nobody else used them.
  */
-import type { ChunkFacts, SegmentReader } from "./segments.js";
+import type { ChunkFacts } from "./segment-layout.js";
+import type { SegmentReader } from "./segments.js";
 
 export const EVENTS_PER_HANDLER_MAX = 16;
 

@@ -2,14 +2,8 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { seededRandom } from "../../pmu/software/random.js";
 import { TestArena } from "./delivery.test-support.js";
-import {
-  arenaBytes,
-  SEGMENT_BYTES_MIN,
-  SEGMENT_HEADER_BYTES,
-  SegmentReader,
-  SegmentWriter,
-  SLAB_BYTES,
-} from "./segments.js";
+import { arenaBytes, SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SLAB_BYTES, segmentBytesFor } from "./segment-layout.js";
+import { RESERVE_LARGE_BYTES, RESERVE_SMALL_BYTES, SegmentReader, SegmentWriter } from "./segments.js";
 
 interface Held {
   readonly segment: number;
@@ -23,6 +17,24 @@ function contentOf(reader: SegmentReader, segment: number): Uint8Array {
   return reader.bytes.subarray(at, at + reader.payloadBytes(segment));
 }
 
+/** Segments of so many bytes until there is no more room. */
+function takeAll(writer: SegmentWriter, bytes: number, ownLeftBytes = 0): number[] {
+  const segments: number[] = [];
+  for (;;) {
+    const segment = writer.allocate(bytes - SEGMENT_HEADER_BYTES, ownLeftBytes);
+    if (segment < 0) return segments;
+    segments.push(segment);
+  }
+}
+
+function giveBack({ writer, reader }: TestArena, segments: readonly number[]): void {
+  for (const segment of segments) {
+    writer.publish(segment, 1);
+    reader.release(segment);
+  }
+  writer.reclaim();
+}
+
 describe("segments", () => {
   it("are the next power of two that holds header and payload", () => {
     for (const [payload, bytes] of [
@@ -32,7 +44,7 @@ describe("segments", () => {
       [16 * 1024 - SEGMENT_HEADER_BYTES, 16 * 1024],
       [65_536 + 100, SLAB_BYTES],
     ]) {
-      assert.equal(SegmentWriter.bytesFor(payload), bytes);
+      assert.equal(segmentBytesFor(payload), bytes);
       const { writer, reader } = new TestArena();
       const segment = writer.allocate(payload);
       assert.equal(writer.segmentBytes, bytes);
@@ -52,24 +64,16 @@ describe("segments", () => {
     assert.deepEqual(facts, { samples: 1, period: 2 ** 40, firstNs: 3, lastNs: 4, dispatchNs: 5 });
   });
 
-  it("are taken until the arena is full, whichever their size, and larger ones than a slab never", () => {
+  it("are taken until the shared half is full, whichever their size, and larger ones than a slab never", () => {
     for (let bytes = SEGMENT_BYTES_MIN; bytes <= SLAB_BYTES; bytes *= 2) {
       const { writer, reader } = new TestArena(4 * SLAB_BYTES);
-      let segments = 0;
-      const seen = new Set<number>();
-      for (let segment = writer.allocate(bytes - SEGMENT_HEADER_BYTES); segment >= 0; ) {
-        seen.add(segment);
-        segments++;
-        segment = writer.allocate(bytes - SEGMENT_HEADER_BYTES);
-      }
-      assert.equal(segments, (4 * SLAB_BYTES) / bytes);
-      assert.equal(seen.size, segments);
-      assert.deepEqual(reader.use(), {
-        usedBytes: 4 * SLAB_BYTES,
-        peakBytes: 4 * SLAB_BYTES,
-        capacityBytes: 4 * SLAB_BYTES,
-        exhausted: 1,
-      });
+      const segments = takeAll(writer, bytes);
+      assert.equal(segments.length, (2 * SLAB_BYTES) / bytes);
+      assert.equal(new Set(segments).size, segments.length);
+      assert.ok(!segments.some((segment) => writer.isReserved(segment)));
+      const usedBytes = 2 * SLAB_BYTES;
+      assert.deepEqual(reader.use(), { usedBytes, peakBytes: usedBytes, capacityBytes: 4 * SLAB_BYTES, exhausted: 1 });
+      assert.equal(writer.payloadRoomBytes, -1);
     }
     assert.equal(new TestArena().writer.allocate(SLAB_BYTES), -1);
   });
@@ -150,7 +154,7 @@ describe("segments", () => {
       for (let step = 0; step < 30_000; step++) {
         if (below(2) === 0) {
           const payload = 1 + below(2 ** (4 + below(12)));
-          const segment = writer.allocate(payload);
+          const segment = writer.allocate(payload, below(2) * SLAB_BYTES);
           if (segment < 0) exhausted++;
           else {
             const fill = below(256);
@@ -194,12 +198,82 @@ describe("segments", () => {
   }
 });
 
+describe("segments that are kept on purpose", () => {
+  it("keep no free byte out of reach: one of each size in each slab", () => {
+    const arena = new TestArena(64 * SLAB_BYTES);
+    const { writer, reader } = arena;
+    let keptBytes = 0;
+    for (let bytes = SEGMENT_BYTES_MIN; bytes < RESERVE_LARGE_BYTES; bytes *= 2) {
+      const slabs = new Set<number>();
+      const isFirst = (segment: number): boolean => {
+        const slab = Math.floor((segment * SEGMENT_BYTES_MIN) / SLAB_BYTES);
+        return !slabs.has(slab) && slabs.add(slab).size > 0;
+      };
+      const taken = takeAll(writer, bytes);
+      const kept = taken.filter(isFirst);
+      giveBack(
+        arena,
+        taken.filter((segment) => !kept.includes(segment)),
+      );
+      keptBytes += kept.length * bytes;
+      if (bytes === SEGMENT_BYTES_MIN) {
+        const chunks = takeAll(writer, RESERVE_LARGE_BYTES);
+        assert.equal(chunks.length, (32 * 7 * SLAB_BYTES) / 8 / RESERVE_LARGE_BYTES, "all but the one that it lies in");
+        giveBack(arena, chunks);
+      }
+    }
+    assert.equal(reader.use().usedBytes, keptBytes);
+    let roomBytes = 0;
+    for (let room = writer.payloadRoomBytes; room >= 0; room = writer.payloadRoomBytes) {
+      writer.allocate(room);
+      roomBytes += writer.segmentBytes;
+    }
+    assert.equal(keptBytes + roomBytes, 32 * SLAB_BYTES);
+  });
+
+  it("keep from nobody what is its own, whatever holes they leave", () => {
+    const arena = new TestArena(64 * SLAB_BYTES);
+    const { writer } = arena;
+    const outboxes = 32;
+    const taken = takeAll(writer, SEGMENT_BYTES_MIN);
+    giveBack(
+      arena,
+      taken.filter((segment) => segment % 2 === 0),
+    );
+    writer.findShare(outboxes);
+    assert.equal(writer.ownBytes, (16 * SLAB_BYTES) / outboxes);
+    for (const bytes of [RESERVE_SMALL_BYTES, RESERVE_LARGE_BYTES]) {
+      const payload = bytes / 2 + 1;
+      for (let outbox = 0; outbox < outboxes; outbox++) {
+        for (let left = writer.ownBytes; left >= bytes; left -= writer.segmentBytes) {
+          assert.ok(writer.isReserved(writer.allocate(payload, left)));
+          assert.equal(writer.segmentBytes, bytes);
+        }
+      }
+      assert.equal(writer.allocate(payload, writer.ownBytes), -1, "and there is no more of it");
+    }
+    assert.equal(writer.allocate(RESERVE_LARGE_BYTES, writer.ownBytes), -1, "the deepest callchains have none");
+  });
+
+  it("come back in the middle of a batch, when there is nothing else", () => {
+    const { writer, reader } = new TestArena(SLAB_BYTES);
+    const segment = writer.allocate(SLAB_BYTES - SEGMENT_HEADER_BYTES);
+    writer.publish(segment, 1);
+    assert.equal(writer.allocate(100), -1);
+    reader.release(segment);
+    assert.ok(writer.allocate(100) >= 0);
+  });
+});
+
 describe("an outbox's share of the segments", () => {
   /** As a stuck reader's outbox does: until it has its share. */
   const takeShare = (writer: SegmentWriter, outboxes: number): number => {
     let used = 0;
-    for (; used + SLAB_BYTES <= writer.findShare(outboxes); used += SLAB_BYTES)
-      assert.ok(writer.allocate(SLAB_BYTES - SEGMENT_HEADER_BYTES) >= 0);
+    for (; used + RESERVE_LARGE_BYTES <= writer.findShare(outboxes); used += RESERVE_LARGE_BYTES) {
+      const segment = writer.allocate(RESERVE_LARGE_BYTES - SEGMENT_HEADER_BYTES, writer.ownBytes - used);
+      assert.ok(segment >= 0);
+      assert.ok(!writer.isReserved(segment) || used + RESERVE_LARGE_BYTES <= writer.ownBytes);
+    }
     return used;
   };
 
@@ -218,7 +292,7 @@ describe("an outbox's share of the segments", () => {
     it(`is there for who reads, beside others that got stuck one after the other: ${outboxes} in all`, () => {
       const { writer, reader } = new TestArena(256 * SLAB_BYTES);
       for (let stuck = 1; stuck < outboxes; stuck++) takeShare(writer, outboxes);
-      assert.ok(takeShare(writer, outboxes) >= Math.floor(64 / outboxes) * SLAB_BYTES);
+      assert.ok(takeShare(writer, outboxes) >= (64 * SLAB_BYTES) / outboxes - RESERVE_LARGE_BYTES);
       const { usedBytes, capacityBytes } = reader.use();
       assert.ok(usedBytes <= capacityBytes * 0.75 + SLAB_BYTES, `${usedBytes} of ${capacityBytes}`);
     });

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { parentPort, workerData } from "node:worker_threads";
 import { seededRandom } from "../../pmu/software/random.js";
 import { OutboxWriter, REFUSAL } from "./outbox.js";
-import { SEGMENT_HEADER_BYTES, SLAB_BYTES } from "./segments.js";
+import { SEGMENT_HEADER_BYTES, SLAB_BYTES, segmentBytesFor } from "./segment-layout.js";
 import {
   CONTROL,
   periodOf,
@@ -48,8 +48,7 @@ function batch(): void {
     const serial = Atomics.load(control, CONTROL.PROGRESS);
     // Before anybody is given it: a successor begins with the next.
     Atomics.store(control, CONTROL.PROGRESS, serial + 1);
-    const segment = fill(serial);
-    const outboxes = give(segment, serial, shareBytes);
+    const { segment, outboxes } = give(serial, shareBytes);
     if (segment >= 0) published.push({ segment, outboxes });
     given += outboxes;
   }
@@ -58,9 +57,9 @@ function batch(): void {
   for (const { segment, outboxes } of published) segments.publish(segment, outboxes);
 }
 
-function fill(serial: number): number {
+function fill(serial: number, ownLeftBytes: number): number {
   const words = wordsOf(serial);
-  const segment = segments.allocate(words * 4);
+  const segment = segments.allocate(words * 4, ownLeftBytes);
   if (segment < 0) return segment;
   const at = segments.payloadWord(segment);
   for (let i = 0; i < words; i++) segments.data[at + i] = serial + i;
@@ -68,9 +67,10 @@ function fill(serial: number): number {
   return segment;
 }
 
-/** As the dispatcher does it; returns how many outboxes have taken it. */
-function give(segment: number, serial: number, shareBytes: number): number {
-  const bytes = segments.segmentBytes;
+/** As the dispatcher does it: the first outbox that may have the segment has it filled. */
+function give(serial: number, shareBytes: number): { readonly segment: number; readonly outboxes: number } {
+  let segment = -1;
+  let bytes = segmentBytesFor(wordsOf(serial) * 4);
   const samples = samplesOf(serial);
   const period = periodOf(serial);
   let outboxes = 0;
@@ -78,10 +78,17 @@ function give(segment: number, serial: number, shareBytes: number): number {
     if (random() > GIVEN) continue;
     writer.addMatched(0, samples, period, 0, serial);
     const told = writer.flushPendingLoss(0, 0);
-    if (told && segment >= 0 && writer.usedBytes + bytes <= shareBytes && writer.hasRoom(bytes)) {
+    const { usedBytes } = writer;
+    const isWithin = told && usedBytes + bytes <= shareBytes && writer.hasRoom(bytes);
+    if (isWithin && segment < 0) {
+      segment = fill(serial, segments.ownBytes - usedBytes);
+      if (segment >= 0) bytes = segments.segmentBytes;
+    }
+    const isOwn = usedBytes + bytes <= segments.ownBytes;
+    if (isWithin && segment >= 0 && (isOwn || !segments.isReserved(segment)) && writer.hasRoom(bytes)) {
       outboxes++;
       writer.post(0, segment, bytes);
     } else writer.addPendingLoss(0, REFUSAL.MEMORY, samples, period, serial, serial);
   }
-  return outboxes;
+  return { segment, outboxes };
 }

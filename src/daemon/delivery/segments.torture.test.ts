@@ -43,9 +43,9 @@ const FAULTS = [
     deaths: 0,
   },
   {
-    name: "a segment that is taken back twice after a death",
-    find: "const UNREFERENCED = -1;",
-    replace: "const UNREFERENCED = 0;",
+    name: "a segment that outlives its dispatcher and is not kept for that",
+    find: "words[SURVIVORS_WORD] = unit + 1;",
+    replace: "words[SURVIVORS_WORD] = words[at + HEADER.NEXT_SURVIVOR] === 0 ? unit + 1 : words[SURVIVORS_WORD];",
     deaths: 4 * DEATHS,
   },
   {
@@ -56,20 +56,32 @@ const FAULTS = [
   },
 ] as const;
 
-describe("a planted fault is found", { timeout: TEST_MAX_MS }, () => {
+/** The torture with a copy of segments.js in which `find` is replaced. */
+async function tortureWith(find: string, replace: string, deaths: number): Promise<void> {
   const source = readFileSync(new URL("./segments.js", import.meta.url), "utf8");
+  assert.equal(source.split(find).length, 2, `${find}: the fault no longer fits the code`);
+  const dir = mkdtempSync(path.join(tmpdir(), "nmid-planted-"));
+  try {
+    const copy = path.join(dir, "segments.mjs");
+    const planted = source
+      .replace(find, () => replace)
+      .replace(/^\/\/# sourceMappingURL.*$/m, "")
+      .replace(/from "(\.[^"]+)"/g, (_, module: string) => `from "${new URL(module, import.meta.url).href}"`);
+    writeFileSync(copy, planted);
+    await torture({ seed: SEED, deaths, segments: SEGMENTS, segmentsModule: pathToFileURL(copy).href });
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}
+
+describe("a planted fault is found", { timeout: TEST_MAX_MS }, () => {
   for (const { name, find, replace, deaths } of FAULTS) {
     it(name, async () => {
-      assert.equal(source.split(find).length, 2, `${find}: the fault no longer fits the code`);
-      const dir = mkdtempSync(path.join(tmpdir(), "nmid-planted-"));
-      try {
-        const copy = path.join(dir, "segments.mjs");
-        writeFileSync(copy, source.replace(find, () => replace).replace(/^\/\/# sourceMappingURL.*$/m, ""));
-        const options = { seed: SEED, deaths, segmentsModule: pathToFileURL(copy).href };
-        await assert.rejects(torture({ ...options, segments: SEGMENTS }));
-      } finally {
-        rmSync(dir, { recursive: true });
-      }
+      await assert.rejects(tortureWith(find, replace, deaths));
     });
   }
+
+  it("and none where none is planted", async () => {
+    await tortureWith("const BIAS = 2 ** 30;", "const BIAS = 2 ** 29;", 1);
+  });
 });

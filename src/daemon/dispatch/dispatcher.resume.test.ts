@@ -64,6 +64,30 @@ describe("Dispatcher: after the death of another", () => {
     }
   }
 
+  it("encodes anew for those who were not offered the batch, and nobody is given a sample twice", () => {
+    const fixture = openDispatcher([0], 2 ** 20);
+    fixture.dispatcher.addFormats(0, [format([1])]);
+    const handlers = [0, 1, 2, 3].map(() => fixture.add());
+    write(fixture, numbered(1));
+    fixture.dispatcher.drain();
+    for (const handler of handlers) handler.takeTimes();
+    const batch = numbered(1000);
+    write(fixture, batch);
+    const inside = die(fixture, "matched", 2);
+    fixture.replace(inside, (dispatcher) => dispatcher.addFormats(0, [format([1])]));
+    for (const handler of handlers.filter(({ handle }) => !inside.includes(handle.slot))) {
+      const chunks = handler.take();
+      assert.ok(chunks.length > 1);
+      assert.deepEqual(
+        chunks.flatMap(({ time }) => time),
+        batch.map(({ time }) => time),
+      );
+    }
+    write(fixture, numbered(1));
+    fixture.dispatcher.drain();
+    assert.equal(fixture.segments.use().usedBytes, 128, "and the dead one's segments are free");
+  });
+
   it("has nothing to go on from when that one died between batches", () => {
     const fixture = openDispatcher();
     fixture.dispatcher.addFormats(0, [format([1])]);

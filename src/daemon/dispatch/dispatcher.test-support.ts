@@ -9,7 +9,8 @@ import { openTable, type TableFixture } from "../../registry/table.test-support.
 import { bytesOf, decodeDelivery, type SampleBatchMessage } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
 import { allocateOutbox, ENTRY, OutboxReader, outboxShape, REGION_BYTES_MIN } from "../delivery/outbox.js";
-import { arenaBytes, SegmentReader, SegmentWriter } from "../delivery/segments.js";
+import { arenaBytes } from "../delivery/segment-layout.js";
+import { SegmentReader, SegmentWriter } from "../delivery/segments.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";

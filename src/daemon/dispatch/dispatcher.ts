@@ -10,10 +10,10 @@ import type { RecordFormat } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
-import { OutboxWriter, REFUSAL } from "../delivery/outbox.js";
+import { OutboxWriter, REFUSAL, type Refusal } from "../delivery/outbox.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { LatencyHistogram } from "../observe/histogram.js";
-import { ChunkList } from "./chunks.js";
+import { ChunkList, NO_CHUNK } from "./chunks.js";
 import { filterKey, OwnerCache } from "./filter.js";
 import type { Lane } from "./lane.js";
 import { LaneTable } from "./lanes.js";
@@ -201,7 +201,6 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#memoryShareBytes = segments.findShare(capacity);
     this.#merge();
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
-    for (let i = 0; i < this.#lanes.preparedCount; i++) this.#encode(this.#lanes.prepared[i]);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
     this.#chunks.publish();
     this.#count();
@@ -223,10 +222,6 @@ export class Dispatcher implements DispatchTarget, ScanListener {
         if (lane !== null) port.lanes[e] = moves.get(lane) ?? lane;
       }
     }
-  }
-
-  #encode(lane: Lane): void {
-    if (lane.to > lane.from) this.#chunks.encode(lane, this.#batch, this.#parts.rings[this.#ringIndex], this.#nowNs);
   }
 
   /** What the batch held, and what of it nobody took. */
@@ -296,10 +291,14 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     lane.offered = true;
     const samples = lane.to - lane.from;
     if (samples > 0) {
+      const chunks = this.#chunks;
+      if (lane.chunkFrom === lane.chunkTo) chunks.plan(lane, this.#batch, this.#parts.rings[this.#ringIndex]);
       this.#matched += samples;
       port.writer.addMatched(e, samples, lane.weight, lane.carried, this.#serial);
       if (this.#fault?.at === "matched") this.#fault.fail();
-      for (let c = lane.chunkFrom; c < lane.chunkTo; c++) this.#post(port.writer, e, c);
+      for (let planned = lane.chunkFrom; planned < lane.chunkTo; planned++) {
+        for (let c = planned; c !== NO_CHUNK; c = chunks.next[c]) this.#post(port.writer, e, c);
+      }
     } else port.writer.setCarried(e, lane.carried);
   }
 
@@ -312,31 +311,42 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       this.#serial,
     );
     port.lanes[e] = lane;
-    if (lane.members === 1) {
-      this.#lanes.prepareNew(lane, this.#batch, this.#ringIndex, this.#serial, this.#nowNs);
-      this.#encode(lane);
-    }
+    if (lane.members === 1) this.#lanes.prepareNew(lane, this.#batch, this.#ringIndex, this.#serial, this.#nowNs);
     return lane;
   }
 
   #post(writer: OutboxWriter, e: number, c: number): void {
     const chunks = this.#chunks;
-    const segment = chunks.segment[c];
-    const bytes = chunks.segmentBytes[c];
     // What was lost before is told before what comes after.
     const told = writer.flushPendingLoss(e, this.#nowNs);
-    const isShort = segment < 0 || writer.usedBytes + bytes > this.#memoryShareBytes;
-    if (told && !isShort && writer.hasRoom(bytes)) {
+    const refusal = told ? this.#refusalOf(writer, c) : REFUSAL.QUEUE_FULL;
+    if (refusal === null) {
       chunks.posted[c] += 1;
-      writer.post(e, segment, bytes);
+      writer.post(e, chunks.segment[c], chunks.segmentBytes[c]);
       return;
     }
     const samples = chunks.samples[c];
-    const isFull = !told || !writer.hasRoom(bytes);
-    if (isFull) this.#queueFull += samples;
+    if (refusal === REFUSAL.QUEUE_FULL) this.#queueFull += samples;
     else this.#memoryLost += samples;
-    const refusal = isFull ? REFUSAL.QUEUE_FULL : REFUSAL.MEMORY;
     writer.addPendingLoss(e, refusal, samples, chunks.weight[c], chunks.firstNs[c], chunks.lastNs[c]);
+  }
+
+  /** Why the outbox cannot be given the chunk; null when it can, and then the chunk is encoded. */
+  #refusalOf(writer: OutboxWriter, c: number): Refusal | null {
+    const chunks = this.#chunks;
+    const { segments, rings } = this.#parts;
+    if (!writer.hasRoom(chunks.segmentBytes[c])) return REFUSAL.QUEUE_FULL;
+    const { usedBytes } = writer;
+    if (usedBytes + chunks.segmentBytes[c] > this.#memoryShareBytes) return REFUSAL.MEMORY;
+    if (chunks.segment[c] < 0) {
+      const planned = chunks.segmentBytes[c];
+      const ownLeftBytes = segments.ownBytes - usedBytes;
+      if (!chunks.encode(c, this.#batch, rings[this.#ringIndex], ownLeftBytes, this.#nowNs)) return REFUSAL.MEMORY;
+      // A reserve has segments of one size only.
+      return chunks.segmentBytes[c] <= planned || writer.hasRoom(chunks.segmentBytes[c]) ? null : REFUSAL.QUEUE_FULL;
+    }
+    const isOwn = usedBytes + chunks.segmentBytes[c] <= segments.ownBytes;
+    return isOwn || !segments.isReserved(chunks.segment[c]) ? null : REFUSAL.MEMORY;
   }
 
   #markDirty(slot: number): void {

@@ -61,7 +61,7 @@ export function callchainDepth(batch: BatchIndex, ring: RingReader, sample: numb
 
 /**
  * Writes the columns of selection[from, to) at word `at` of `out`. `addresses` is the callchains' total length, or -1
- * for none. Exactly chunkBytes(to - from, addresses) bytes. Returns the sum of the samples' weights.
+ * for none. Exactly chunkBytes(to - from, addresses) bytes.
  */
 export function encodeChunk(
   out: Uint32Array,
@@ -73,7 +73,7 @@ export function encodeChunk(
   to: number,
   addresses: number,
   ringCpu: number,
-): number {
+): void {
   const n = to - from;
   const time = at + 1;
   const ip = time + 2 * n + 1;
@@ -90,13 +90,11 @@ export function encodeChunk(
   const columns: Columns = { time, ip, pid, tid, cpu, period };
   const { uniform } = batch;
   // The common case by far: one opening of one event, every field there, offsets in registers.
-  const isUniform = uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0;
-  if (isUniform) gather(batch.at, selection, from, to);
-  const weight = isUniform
-    ? copyUniform(out, columns, ring, n, uniform)
-    : copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
+  if (uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0) {
+    gather(batch.at, selection, from, to);
+    copyUniform(out, columns, ring, n, uniform);
+  } else copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
   if (addresses >= 0) encodeCallchains(out, period + 2 * n, batch, ring, selection, from, to, addresses);
-  return weight;
 }
 
 /** Word index of each column's first element. */
@@ -132,8 +130,7 @@ function copyUniform(
   { words, wordMask: mask }: RingReader,
   n: number,
   { time: timeAt, ip: ipAt, pid: pidAt, cpu: cpuAt }: SampleOffsets,
-): number {
-  let sum = 0;
+): void {
   for (let j = 0; j < n; j++) {
     const record = START[j];
     out[time + 2 * j] = words[(record + timeAt) & mask];
@@ -144,11 +141,9 @@ function copyUniform(
     out[tid + j] = words[(record + pidAt + 1) & mask];
     out[cpu + j] = words[(record + cpuAt) & mask];
     const weight = WEIGHT[j];
-    sum += weight;
     out[period + 2 * j] = weight; // modulo 2^32
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
-  return sum;
 }
 
 function field(words: Uint32Array, mask: number, record: number, offset: number, word: number): number {
@@ -165,15 +160,13 @@ function copyMixed(
   from: number,
   to: number,
   ringCpu: number,
-): number {
+): void {
   const { words, wordMask: mask } = ring;
-  let sum = 0;
   for (let k = from, j = 0; k < to; k++, j++) {
     const i = selection.sample[k];
     const record = batch.at[i];
     const offsets = batch.offsetsOf(i);
     const weight = selection.period[k];
-    sum += weight;
     out[time + 2 * j] = field(words, mask, record, offsets.time, 0);
     out[time + 2 * j + 1] = field(words, mask, record, offsets.time, 1);
     out[ip + 2 * j] = field(words, mask, record, offsets.ip, 0);
@@ -184,7 +177,6 @@ function copyMixed(
     out[period + 2 * j] = weight;
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
   }
-  return sum;
 }
 
 function encodeCallchains(

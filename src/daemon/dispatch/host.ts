@@ -5,7 +5,8 @@
 import { Worker } from "node:worker_threads";
 import { closeFd, eventfd, mapAnonymous, signalEventfd, unmap, viewMemory } from "../../pmu/ffi.js";
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
-import { arenaBytes, SegmentReader } from "../delivery/segments.js";
+import { arenaBytes } from "../delivery/segment-layout.js";
+import { SegmentReader } from "../delivery/segments.js";
 import type { DeliveryBell } from "./delivery-bell.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { NOT_PINNED, type Pinned, PinningError, pinningProblem } from "./pinning.js";

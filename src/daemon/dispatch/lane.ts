@@ -37,9 +37,9 @@ export class Lane {
   selection: Selection = NOTHING;
   from = 0;
   to = 0;
-  /** Sum of the selected samples' weights; known once they are encoded. */
+  /** Sum of the selected samples' weights; known once its chunks are planned. */
   weight = 0;
-  /** The lane's chunks; none before they are encoded. */
+  /** The lane's chunks; none before they are planned. */
   chunkFrom = 0;
   chunkTo = 0;
   /** Whether the lane carried anything when the batch began. */
