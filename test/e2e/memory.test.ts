@@ -4,7 +4,13 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
-import type { BrokerClient, Handler, MemoryPart, RegisterRequest } from "../../clients/typescript/index.js";
+import {
+  type BrokerClient,
+  type Handler,
+  type MemoryPart,
+  type RegisterRequest,
+  RpcError,
+} from "../../clients/typescript/index.js";
 import { BOUNDED } from "../support/bound.js";
 import { poll } from "../support/conditions.js";
 import { type RunningDaemon, startDaemon } from "../support/daemon.js";
@@ -25,11 +31,11 @@ const WARM_SAMPLES = 20_000;
 /** All hostile readers are stuck, and lose what comes. */
 const LOST_SAMPLES = 10_000;
 
-async function start(t: TestContext): Promise<RunningDaemon> {
+async function start(t: TestContext, limits = ""): Promise<RunningDaemon> {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-memory-"));
   t.after(() => fs.rmSync(dir, { recursive: true }));
   const config = path.join(dir, "nmid.yaml");
-  fs.writeFileSync(config, `limits:\n  memory_max_bytes: ${CEILING_BYTES}\n`);
+  fs.writeFileSync(config, `limits:\n  memory_max_bytes: ${CEILING_BYTES}\n${limits}`);
   return startDaemon(t, {
     args: ["--config", config, "--source", "synthetic:10000", "--dispatchers", "2", "--capacity", "64"],
   });
@@ -124,4 +130,34 @@ test("readers stuck in every way stay below the ceiling, and take nothing from o
   });
   checkCeiling(after);
   assert.equal((await client.getStatus()).unbalanced, 0);
+});
+
+test("filters count, too: one that finds no room is refused, and takes nothing", BOUNDED, async (t) => {
+  const entries = 8192;
+  const daemon = await start(t, `  filter_entries_max: ${entries}\n`);
+  const client = connectTo(t, daemon);
+  const register = (i: number): Promise<{ handlerId: number }> =>
+    client.register({
+      name: `filter ${i}`,
+      events: [],
+      filter: { pids: Array.from({ length: entries }, (_, pid) => 1 + i * entries + pid) },
+      leaseMs: 600_000,
+    });
+  const registered: number[] = [];
+  let refused: unknown;
+  while (refused === undefined) {
+    await register(registered.length).then(
+      ({ handlerId }) => registered.push(handlerId),
+      (error: unknown) => {
+        refused = error;
+      },
+    );
+  }
+  assert.ok(refused instanceof RpcError);
+  assert.equal(refused.code, "RESOURCE_EXHAUSTED");
+  assert.match(refused.message, /filter: .*name fewer pids/);
+  assert.ok(registered.length > 1);
+  checkCeiling(await memoryOf(client));
+  await client.deregister(registered[0]);
+  assert.ok((await register(1000)).handlerId > 0);
 });

@@ -294,7 +294,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     tally.retireHandler(books);
     this.#bySlot.delete(handler.handle.slot);
     this.#byName.delete(handler.spec.name);
-    this.#parts.outboxMemory.give(handler.outboxBytes);
+    this.#parts.outboxMemory.give(handler.chargedBytes);
     table.release(handler.handle);
     this.#parts.log("handler removed", logBooks(handler, reason, books, waitedNs));
     this.emit("changed", handler, "REMOVED");

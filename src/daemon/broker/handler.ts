@@ -23,8 +23,8 @@ export interface Handler {
   readonly users: readonly EventUser[];
   readonly armed: readonly ArmedEvent[];
   readonly delivery: HandlerDelivery;
-  /** What its outbox takes of the daemon's memory, until it is removed. */
-  readonly outboxBytes: number;
+  /** What its outbox and its filter take of the daemon's memory, until it is removed. */
+  readonly chargedBytes: number;
   lease: { readonly timer: NodeJS.Timeout; readonly endsAtMs: number } | null;
   everSubscribed: boolean;
   /** Set by the first who removes it; the others wait for the same end. */

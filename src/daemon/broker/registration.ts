@@ -6,7 +6,9 @@ import { PmuError } from "../../pmu/errors.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
 import { HandlerDelivery } from "../delivery/delivery.js";
+import type { MemoryBudget } from "../delivery/memory.js";
 import { allocateOutbox, OutboxReader, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
+import { filterBytes } from "../dispatch/filter.js";
 import { encodeDelivery } from "../grpc/proto.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
@@ -17,6 +19,7 @@ import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 interface Outbox {
   readonly buffer: SharedArrayBuffer;
   readonly shape: OutboxShape;
+  /** Charged for it and for the handler's filter. */
   readonly bytes: number;
 }
 
@@ -65,27 +68,31 @@ export async function openHandler(
 }
 
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. */
-export async function closeHandler(
-  parts: BrokerParts,
-  { handle, armed, users, outboxBytes: bytes }: Handler,
-): Promise<void> {
+export async function closeHandler(parts: BrokerParts, { handle, armed, users, chargedBytes }: Handler): Promise<void> {
   await parts.armedEvents.release(armed, users);
   await parts.host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation });
   parts.table.abandon(handle);
-  parts.outboxMemory.give(bytes);
+  parts.outboxMemory.give(chargedBytes);
 }
 
 function openOutbox({ table, outboxMemory }: BrokerParts, spec: HandlerSpec): Outbox {
   const { dispatchers } = table.layout;
   const shape = outboxShape(spec.queueMaxBytes, dispatchers, spec.events.length);
   const bytes = outboxBytes(dispatchers, shape);
-  if (!outboxMemory.take(bytes)) {
-    throw new BrokerError(
-      "RESOURCE_EXHAUSTED",
-      `queue.max_bytes: the daemon's memory for outboxes is used up (${outboxMemory.usedBytes} of ${outboxMemory.limitBytes} bytes): ask for a smaller queue, deregister handlers, or raise limits.memory_max_bytes.`,
-    );
+  const indexBytes = dispatchers * filterBytes(spec.filter);
+  if (!outboxMemory.take(bytes)) throw usedUp(outboxMemory, "queue.max_bytes", bytes, "ask for a smaller queue");
+  if (!outboxMemory.take(indexBytes)) {
+    outboxMemory.give(bytes);
+    throw usedUp(outboxMemory, "filter", indexBytes, "name fewer pids, cpus, uids or cgroups");
   }
-  return { buffer: allocateOutbox(dispatchers, shape), shape, bytes };
+  return { buffer: allocateOutbox(dispatchers, shape), shape, bytes: bytes + indexBytes };
+}
+
+function usedUp({ usedBytes, limitBytes }: MemoryBudget, field: string, bytes: number, remedy: string): BrokerError {
+  return new BrokerError(
+    "RESOURCE_EXHAUSTED",
+    `${field}: the daemon's memory for outboxes and filters is used up (${usedBytes} of ${limitBytes} bytes, and this takes ${bytes}): ${remedy}, deregister handlers, or raise limits.memory_max_bytes.`,
+  );
 }
 
 function createHandler(
@@ -120,7 +127,7 @@ function createHandler(
       sampleLatency: parts.sampleToStream,
       onOverflow,
     }),
-    outboxBytes: outbox.bytes,
+    chargedBytes: outbox.bytes,
     lease: null,
     everSubscribed: false,
     removal: null,
