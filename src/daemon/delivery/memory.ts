@@ -5,7 +5,10 @@
  */
 import { SLAB_BYTES } from "./segment-layout.js";
 
-/** A chunk of the usual size in its frame: each stream has room for as much of its own. */
+/**
+ * A chunk of the usual size in its frame: each stream has room for as much of its own. A chunk of one sample with a
+ * callchain of some 2,000 addresses or more is larger, and goes out all the same: CHUNK_PAYLOAD_BYTES_MAX says how large.
+ */
 export const STREAM_BYTES_MIN = 16 * 1024;
 /** A message is written when it is this large, however young its samples are: half a megabyte with its frame, well below
  * the 4 MiB that gRPC clients usually accept. */

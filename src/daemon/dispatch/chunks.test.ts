@@ -3,6 +3,7 @@ import { describe, it } from "node:test";
 import { SAMPLE } from "../../pmu/abi.js";
 import { BatchIndex, FormatTable, type ScanListener } from "../../pmu/record.js";
 import { bytesOf, decodeDelivery, type SampleBatchMessage, TestArena } from "../delivery/delivery.test-support.js";
+import { STREAM_BYTES_MIN } from "../delivery/memory.js";
 import { SampleMessage } from "../delivery/message.js";
 import { SEGMENT_HEADER_BYTES, SLAB_BYTES } from "../delivery/segment-layout.js";
 import { CHUNK_PAYLOAD_BYTES_MAX, ChunkList, NO_CHUNK } from "./chunks.js";
@@ -165,5 +166,17 @@ describe("a batch's chunks", () => {
       const payload = fixture.arena.reader.payloadBytes(chunks.segment[c]);
       assert.equal(payload > CHUNK_PAYLOAD_BYTES_MAX, chunks.samples[c] === 1);
     }
+  });
+
+  it("fit the smallest message up to 2,000 addresses, and a slab with as many as a record can hold", () => {
+    const recordBytesMax = 65_528;
+    const depth = (recordBytesMax - sampleRecord({}, LIVE | SAMPLE.CALLCHAIN).length) / 8;
+    const usual = new Fixture(numbered(1, 2000), true);
+    assert.ok(usual.encode(usual.lane.chunkFrom));
+    assert.ok(usual.chunks.segmentBytes[usual.lane.chunkFrom] <= STREAM_BYTES_MIN);
+    const deepest = new Fixture(numbered(1, depth), true);
+    assert.ok(deepest.encode(deepest.lane.chunkFrom));
+    const batch = deepest.decode(deepest.lane.chunkFrom);
+    assert.deepEqual([batch.callchain.length, batch.callchain_length], [depth, [depth]]);
   });
 });
