@@ -4,7 +4,8 @@
  */
 import { parentPort } from "node:worker_threads";
 import { monotonicClock } from "../src/daemon/clock.js";
-import { allocateOutbox, OutboxReader, outboxShape } from "../src/daemon/delivery/outbox.js";
+import { allocateOutbox, outboxShape } from "../src/daemon/delivery/outbox.js";
+import { OutboxReader } from "../src/daemon/delivery/outbox-reader.js";
 import { arenaBytes } from "../src/daemon/delivery/segment-layout.js";
 import { SegmentReader, SegmentWriter } from "../src/daemon/delivery/segments.js";
 import { Dispatcher } from "../src/daemon/dispatch/dispatcher.js";

@@ -1,7 +1,8 @@
 /** A handler's books on the delivering side. Together with the dispatchers' `matched` they must balance at the end. */
 import type { SlotCounters } from "../../registry/counters.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
-import { type OutboxReader, REFUSAL_REASONS } from "./outbox.js";
+import { REFUSAL_REASONS } from "./outbox.js";
+import type { OutboxReader } from "./outbox-reader.js";
 
 export type LossReason = (typeof LOSS_REASONS)[number];
 

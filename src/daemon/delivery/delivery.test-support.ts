@@ -14,15 +14,8 @@ import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
 import { type DeliveryOptions, type DeliveryStream, HandlerDelivery } from "./delivery.js";
 import { StreamMemory } from "./memory.js";
 import type { WireMessage } from "./message.js";
-import {
-  allocateOutbox,
-  OutboxReader,
-  type OutboxShape,
-  OutboxWriter,
-  outboxShape,
-  REFUSAL,
-  REGION_BYTES_MIN,
-} from "./outbox.js";
+import { allocateOutbox, type OutboxShape, OutboxWriter, outboxShape, REFUSAL, REGION_BYTES_MIN } from "./outbox.js";
+import { OutboxReader } from "./outbox-reader.js";
 import { arenaBytes, segmentBytesFor } from "./segment-layout.js";
 import { SegmentReader, SegmentWriter } from "./segments.js";
 
@@ -272,4 +265,21 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
       return stream;
     },
   };
+}
+
+export const LARGE = 1500; // samples of 8 bytes: four of these chunks fill more than half of the smallest region
+
+/** The times of all samples that were written, in order. */
+export function times(stream: HeldStream): number[] {
+  return stream.messages.flatMap(({ samples }) => samples?.time ?? []);
+}
+
+export function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from }, (_, i) => from + i);
+}
+
+export function fill({ dispatchers }: DeliveryFixture, samples = LARGE): number {
+  let entries = 0;
+  while (dispatchers[0].put(samples)) entries++;
+  return entries;
 }

@@ -10,7 +10,8 @@ import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage, lossMessage } from "./control-messages.js";
 import { MESSAGE_BYTES, STREAM_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
-import { ENTRY, type Entry, type OutboxReader, REFUSAL_REASONS } from "./outbox.js";
+import { ENTRY, REFUSAL_REASONS } from "./outbox.js";
+import type { Entry, OutboxReader } from "./outbox-reader.js";
 
 /** A gRPC stream as delivery sees it. */
 export interface DeliveryStream {

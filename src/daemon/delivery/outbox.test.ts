@@ -6,13 +6,13 @@ import {
   allocateOutbox,
   ENTRY,
   EVENTS_PER_HANDLER_MAX,
-  OutboxReader,
   type OutboxShape,
   OutboxWriter,
   outboxShape,
   REFUSAL,
   REGION_BYTES_MIN,
 } from "./outbox.js";
+import { OutboxReader } from "./outbox-reader.js";
 
 const EVENTS = EVENTS_PER_HANDLER_MAX;
 const SHAPE: OutboxShape = { events: EVENTS, units: 64, queueBytes: 4096 };

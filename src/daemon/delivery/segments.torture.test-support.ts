@@ -7,7 +7,8 @@ import { once } from "node:events";
 import { setImmediate as turn } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { seededRandom } from "../../pmu/software/random.js";
-import { allocateOutbox, ENTRY, OutboxReader, type OutboxShape, outboxShape, REGION_BYTES_MIN } from "./outbox.js";
+import { allocateOutbox, ENTRY, type OutboxShape, outboxShape, REGION_BYTES_MIN } from "./outbox.js";
+import { OutboxReader } from "./outbox-reader.js";
 import { arenaBytes, SLAB_BYTES } from "./segment-layout.js";
 import type { SegmentReader } from "./segments.js";
 
