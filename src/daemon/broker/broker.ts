@@ -14,6 +14,7 @@ import { TIMER_MS_MAX } from "../config/limits.js";
 import type { Books, LossReason } from "../delivery/books.js";
 import type { DeliveryStream } from "../delivery/delivery.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
+import type { SegmentReader } from "../delivery/segments.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import type { ArmedEvents } from "./armed-events.js";
@@ -28,12 +29,17 @@ import type { Tally } from "./tally.js";
 
 export type EndReason = "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
 
+/** The dispatchers, as the broker needs them. */
+export interface Dispatchers extends Pick<DispatcherHost, "tellAll"> {
+  readonly threads: readonly { readonly segments: SegmentReader }[];
+}
+
 export interface BrokerParts {
   readonly source: Source;
   readonly fallback: boolean;
   readonly table: HandlerTable;
   readonly counters: SlotCounters;
-  readonly host: DispatcherHost;
+  readonly host: Dispatchers;
   readonly armedEvents: ArmedEvents;
   readonly kernelLoss: KernelLossWatch;
   readonly limits: DaemonLimits;
@@ -79,16 +85,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
 
   /** Something waits in the slot's outbox. */
   wake(slot: number): void {
-    const handler = this.#bySlot.get(slot);
-    if (handler === undefined) return;
-    try {
-      handler.delivery.wake();
-    } catch (error) {
-      // One stream's fault is not the others'.
-      this.#parts.log("delivery failed", { handler: handler.id, error: (error as Error).message });
-      handler.delivery.broken();
-      void this.#removeUnattended(handler, "DEREGISTERED", "DISCARDED");
-    }
+    this.#bySlot.get(slot)?.delivery.wake();
   }
 
   /** Its thread is gone: what it had matched and not delivered is lost, and told. */
@@ -127,8 +124,10 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { table, armedEvents, kernelLoss, tally, log } = this.#parts;
     // Losses up to now are not this handler's to hear of.
     kernelLoss.poll(this.handlers);
-    const handler = await openHandler(this.#parts, spec, peer, () => {
-      void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED");
+    const handler = await openHandler(this.#parts, spec, peer, {
+      onOverflow: () => void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED"),
+      // One stream's fault is not the others'.
+      onFault: (error) => this.#streamGone(handler, "stream failed", { error: error.message }),
     });
     if (this.#stopping) {
       await closeHandler(this.#parts, handler);
@@ -177,6 +176,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
         fallback,
       },
     });
+    // It has failed at once, and been logged: the handler waits for another one, as if this had not been.
+    if (!handler.delivery.subscribed) return handler;
     handler.everSubscribed = true;
     if (first) source.begin();
     this.#parts.log("handler subscribed", { handler: id, name: handler.spec.name });
@@ -188,9 +189,14 @@ export class Broker extends EventEmitter<BrokerEvents> {
   streamBroken(handler: Handler): void {
     if (!handler.delivery.subscribed) return;
     handler.delivery.broken();
-    if (handler.removal !== null) return;
-    this.#startLease(handler);
-    this.#parts.log("stream broken", { handler: handler.id, name: handler.spec.name, lease_ms: handler.spec.leaseMs });
+    if (handler.removal === null) this.#streamGone(handler, "stream broken", {});
+  }
+
+  #streamGone(handler: Handler, event: string, fields: Record<string, unknown>): void {
+    const { id, spec, removal, lease } = handler;
+    this.#parts.log(event, { handler: id, name: spec.name, lease_ms: spec.leaseMs, ...fields });
+    if (removal !== null) return;
+    if (lease === null) this.#startLease(handler);
     this.emit("changed", handler, "CHANGED");
   }
 

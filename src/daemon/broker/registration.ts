@@ -5,7 +5,7 @@
 import { PmuError } from "../../pmu/errors.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
-import { HandlerDelivery } from "../delivery/delivery.js";
+import { type DeliveryOptions, HandlerDelivery } from "../delivery/delivery.js";
 import type { MemoryBudget } from "../delivery/memory.js";
 import { allocateOutbox, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
 import { OutboxReader } from "../delivery/outbox-reader.js";
@@ -17,6 +17,23 @@ import { BrokerError } from "./errors.js";
 import type { Handler } from "./handler.js";
 import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
+export type OpeningParts = Pick<
+  BrokerParts,
+  | "table"
+  | "host"
+  | "armedEvents"
+  | "counters"
+  | "outboxMemory"
+  | "streamMemory"
+  | "dispatchToStream"
+  | "sampleToStream"
+  | "now"
+  | "log"
+>;
+
+/** What delivery reports of a handler. */
+export type DeliveryReports = Pick<DeliveryOptions, "onOverflow" | "onFault">;
+
 interface Outbox {
   readonly buffer: SharedArrayBuffer;
   readonly shape: OutboxShape;
@@ -26,13 +43,14 @@ interface Outbox {
 
 /** In CLAIMED: no dispatch yet. Throws BrokerError with nothing changed. */
 export async function openHandler(
-  parts: BrokerParts,
+  parts: OpeningParts,
   spec: HandlerSpec,
   peer: string,
-  onOverflow: () => void,
+  reports: DeliveryReports,
+  allocate = allocateOutbox,
 ): Promise<Handler> {
   const { table, armedEvents, outboxMemory } = parts;
-  const outbox = openOutbox(parts, spec);
+  const outbox = openOutbox(parts, spec, allocate);
   const handle = table.claim();
   if (handle === null) {
     outboxMemory.give(outbox.bytes);
@@ -58,25 +76,29 @@ export async function openHandler(
     if (!(error instanceof AcquireError)) throw error;
     throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
   }
-  const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, onOverflow);
   try {
+    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
     await attach(parts, handler, outbox);
+    return handler;
   } catch (error) {
-    await closeHandler(parts, handler);
+    await closeHandler(parts, { handle, armed, users, chargedBytes: outbox.bytes });
     throw error;
   }
-  return handler;
 }
 
-/** Undoes openHandler, as long as the handler has not gone ACTIVE. */
-export async function closeHandler(parts: BrokerParts, { handle, armed, users, chargedBytes }: Handler): Promise<void> {
-  await parts.armedEvents.release(armed, users);
-  await parts.host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation });
-  parts.table.abandon(handle);
-  parts.outboxMemory.give(chargedBytes);
+/** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
+export async function closeHandler(
+  { table, host, armedEvents, outboxMemory, log }: OpeningParts,
+  { handle, armed, users, chargedBytes }: Pick<Handler, "handle" | "armed" | "users" | "chargedBytes">,
+): Promise<void> {
+  const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
+  await armedEvents.release(armed, users).catch(failed);
+  await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
+  table.abandon(handle);
+  outboxMemory.give(chargedBytes);
 }
 
-function openOutbox({ table, outboxMemory }: BrokerParts, spec: HandlerSpec): Outbox {
+function openOutbox({ table, outboxMemory }: OpeningParts, spec: HandlerSpec, allocate: typeof allocateOutbox): Outbox {
   const { dispatchers } = table.layout;
   const shape = outboxShape(spec.queueMaxBytes, dispatchers, spec.events.length);
   const bytes = outboxBytes(dispatchers, shape);
@@ -86,7 +108,12 @@ function openOutbox({ table, outboxMemory }: BrokerParts, spec: HandlerSpec): Ou
     outboxMemory.give(bytes);
     throw usedUp(outboxMemory, "filter", indexBytes, "name fewer pids, cpus, uids or cgroups");
   }
-  return { buffer: allocateOutbox(dispatchers, shape), shape, bytes: bytes + indexBytes };
+  try {
+    return { buffer: allocate(dispatchers, shape), shape, bytes: bytes + indexBytes };
+  } catch (error) {
+    outboxMemory.give(bytes + indexBytes);
+    throw error;
+  }
 }
 
 function usedUp({ usedBytes, limitBytes }: MemoryBudget, field: string, bytes: number, remedy: string): BrokerError {
@@ -97,14 +124,14 @@ function usedUp({ usedBytes, limitBytes }: MemoryBudget, field: string, bytes: n
 }
 
 function createHandler(
-  parts: BrokerParts,
+  parts: OpeningParts,
   handle: SlotHandle,
   spec: HandlerSpec,
   users: readonly EventUser[],
   armed: readonly ArmedEvent[],
   outbox: Outbox,
   peer: string,
-  onOverflow: () => void,
+  reports: DeliveryReports,
 ): Handler {
   return {
     id: handlerId(handle.generation, handle.slot),
@@ -126,7 +153,7 @@ function createHandler(
       memory: parts.streamMemory,
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
-      onOverflow,
+      ...reports,
     }),
     chargedBytes: outbox.bytes,
     lease: null,
@@ -136,7 +163,7 @@ function createHandler(
 }
 
 /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
-async function attach({ table, host }: BrokerParts, handler: Handler, outbox: Outbox): Promise<void> {
+async function attach({ table, host }: OpeningParts, handler: Handler, outbox: Outbox): Promise<void> {
   const { handle, spec, armed, registeredAt } = handler;
   table.describe(handle, {
     name: spec.name,

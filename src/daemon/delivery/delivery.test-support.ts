@@ -14,7 +14,15 @@ import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
 import { type DeliveryOptions, type DeliveryStream, HandlerDelivery } from "./delivery.js";
 import { StreamMemory } from "./memory.js";
 import type { WireMessage } from "./message.js";
-import { allocateOutbox, type OutboxShape, OutboxWriter, outboxShape, REFUSAL, REGION_BYTES_MIN } from "./outbox.js";
+import {
+  ADMITTED,
+  allocateOutbox,
+  type OutboxShape,
+  OutboxWriter,
+  outboxShape,
+  REFUSAL,
+  REGION_BYTES_MIN,
+} from "./outbox.js";
 import { OutboxReader } from "./outbox-reader.js";
 import { arenaBytes, segmentBytesFor } from "./segment-layout.js";
 import { SegmentReader, SegmentWriter } from "./segments.js";
@@ -131,17 +139,49 @@ export class HeldStream implements DeliveryStream {
   }
 }
 
+/** Throws where it is told to, as a stream whose transport is broken in a way nobody has thought of. */
+export class FaultyStream extends HeldStream {
+  failing: "write" | "end" | null = null;
+  failsAbort = false;
+
+  override write(...args: Parameters<HeldStream["write"]>): void {
+    if (this.failing === "write") throw new Error("write has failed");
+    super.write(...args);
+  }
+
+  override end(): void {
+    super.end();
+    if (this.failing === "end") throw new Error("end has failed");
+  }
+
+  override abort(): void {
+    super.abort();
+    if (this.failsAbort) throw new Error("abort has failed");
+  }
+}
+
 export const PERIOD = 10;
 
 /** One dispatcher's side. Samples are numbered by their time, across all dispatchers and events. */
 export class TestDispatcher {
+  /** There is no memory for the handler's samples. */
+  isShort = false;
   readonly arena: TestArena;
   readonly #writer: OutboxWriter;
   readonly #counters: SlotCounters;
+  readonly #slot: number;
   readonly #index: number;
   readonly #nextTime: () => number;
 
-  constructor(arena: TestArena, writer: OutboxWriter, counters: SlotCounters, index: number, nextTime: () => number) {
+  constructor(
+    arena: TestArena,
+    writer: OutboxWriter,
+    counters: SlotCounters,
+    index: number,
+    nextTime: () => number,
+    slot = 0,
+  ) {
+    this.#slot = slot;
     this.arena = arena;
     this.#writer = writer;
     this.#counters = counters;
@@ -159,11 +199,19 @@ export class TestDispatcher {
     writer.addMatched(event, samples, period, 0, 0);
     const payload = timeColumn(times);
     const bytes = segmentBytesFor(payload.length);
-    const told = writer.flushPendingLoss(event, 0);
-    const isFull = !told || !writer.hasRoom(bytes);
-    this.#counters.countDispatch(0, this.#index, samples, isFull ? samples : 0, 0, 1, 1);
-    if (isFull) {
-      writer.addPendingLoss(event, REFUSAL.QUEUE_FULL, samples, period, firstNs, lastNs);
+    const refusal = writer.admit(event, bytes, this.isShort, 0);
+    const lost = (reason: number): number => (refusal === reason ? samples : 0);
+    this.#counters.countDispatch(
+      this.#slot,
+      this.#index,
+      samples,
+      lost(REFUSAL.QUEUE_FULL),
+      lost(REFUSAL.MEMORY),
+      1,
+      1,
+    );
+    if (refusal !== ADMITTED) {
+      writer.addPendingLoss(event, refusal, samples, period, firstNs, lastNs);
       return false;
     }
     const segment = this.arena.put(payload);
@@ -204,8 +252,11 @@ export interface DeliveryFixture {
   readonly clock: { nowNs: number };
   readonly memory: StreamMemory;
   overflows(): number;
-  /** Connects a new stream, which holds `started`. */
+  /** What streams have thrown. */
+  readonly faults: readonly Error[];
+  /** Connects `stream`, or a new one, which holds `started`. */
   attach(): HeldStream;
+  attach<T extends HeldStream>(stream: T): T;
 }
 
 export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIntervalMs" | "events" | "memory">> & {
@@ -223,6 +274,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
   const { memory = new StreamMemory(2 ** 26, 1) } = options;
   const clock = { nowNs: 1e9 };
   let overflows = 0;
+  const faults: Error[] = [];
   let time = 0;
   let streams = 0;
   const delivery = new HandlerDelivery({
@@ -238,6 +290,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     latency: new LatencyHistogram(new Float64Array(HISTOGRAM_WORDS)),
     sampleLatency: null,
     onOverflow: () => overflows++,
+    onFault: (error) => faults.push(error),
   });
   return {
     delivery,
@@ -248,8 +301,9 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     counters,
     clock,
     overflows: () => overflows,
-    attach: () => {
-      const stream = new HeldStream(options.writesMax);
+    faults,
+    attach: <T extends HeldStream>(stream?: T) => {
+      const attached = stream ?? new HeldStream(options.writesMax);
       const started: ControlDelivery = {
         started: {
           handler_id: 1,
@@ -261,8 +315,8 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
           fallback: false,
         },
       };
-      delivery.attach(stream, started);
-      return stream;
+      delivery.attach(attached, started);
+      return attached as T;
     },
   };
 }

@@ -121,7 +121,6 @@ describe("HandlerDelivery", () => {
     const fixture = openDelivery();
     const [dispatcher] = fixture.dispatchers;
     const found = fill(fixture) * LARGE;
-    // Two entries tell of losses by now, and one loss has found no room for an entry.
     dispatcher.put(LARGE);
     dispatcher.put(LARGE);
     const stream = fixture.attach();
@@ -132,14 +131,13 @@ describe("HandlerDelivery", () => {
     assert.deepEqual(stream.story, [
       "started 0",
       `samples 0+${found}`,
-      `loss QUEUE_FULL ${2 * LARGE}`,
-      `loss QUEUE_FULL ${LARGE}`,
+      `loss QUEUE_FULL ${3 * LARGE}`,
       `samples ${found + 3 * LARGE}+2`,
     ]);
     const loss = stream.messages[2].loss;
     assert.deepEqual(
       [loss?.first_time, loss?.last_time, loss?.period],
-      [found, found + 2 * LARGE - 1, 2 * LARGE * PERIOD],
+      [found, found + 3 * LARGE - 1, 3 * LARGE * PERIOD],
     );
     assert.deepEqual(fixture.delivery.books().losses, [{ reason: "QUEUE_FULL", count: 3 * LARGE }]);
   });
@@ -218,6 +216,67 @@ describe("HandlerDelivery: overflow", () => {
     assert.deepEqual(arrived, range(arrived[0], 40 * LARGE));
     assert.equal(stream.messages.filter((message) => message.loss).length, 1, "one message for all that was dropped");
     assert.equal(fixture.counters.losses(0)[LOSS_REASONS.indexOf("QUEUE_DROPPED_OLDEST")], arrived[0]);
+  });
+
+  it("DROP_OLDEST tells of samples that nobody looked at, also where it drops", () => {
+    const fixture = openDelivery({ overflow: "DROP_OLDEST" });
+    const [dispatcher] = fixture.dispatchers;
+    const stream = fixture.attach();
+    dispatcher.gap(9);
+    while (dispatcher.put(LARGE));
+    fixture.delivery.wake();
+    stream.releaseAll();
+    assert.ok(stream.story.includes("loss DISPATCHER_DIED 9"), stream.story.join());
+  });
+
+  it("tells of samples that nobody looked at once there is room, or at the end", async () => {
+    const fixture = openDelivery();
+    const [dispatcher] = fixture.dispatchers;
+    while (dispatcher.put(1));
+    dispatcher.gap(9);
+    const stream = fixture.attach();
+    stream.releaseAll();
+    dispatcher.put(1);
+    fixture.delivery.wake();
+    stream.releaseAll();
+    assert.ok(stream.story.includes("loss DISPATCHER_DIED 9"), stream.story.join());
+    while (dispatcher.put(1));
+    dispatcher.gap(7);
+    const finished = fixture.delivery.finish("DEREGISTERED", null);
+    stream.releaseAll();
+    assert.ok(stream.story.includes("loss DISPATCHER_DIED 7"), stream.story.join());
+    await finished;
+  });
+
+  it("keeps the reason true however long there is no memory, and tells the loss in its place", () => {
+    const fixture = openDelivery();
+    const [dispatcher] = fixture.dispatchers;
+    const stream = fixture.attach();
+    stream.releaseAll();
+    dispatcher.put(1);
+    dispatcher.isShort = true;
+    // More often than the outbox has entries, while the reader has not caught up.
+    for (let i = 0; i < 1000; i++) assert.equal(dispatcher.put(2), false);
+    dispatcher.isShort = false;
+    dispatcher.put(3);
+    fixture.delivery.wake();
+    stream.releaseAll();
+    assert.deepEqual(stream.story, ["started 0", "samples 0+1", "loss MEMORY 2000", "samples 2001+3"]);
+    assert.deepEqual(fixture.delivery.books().losses, [{ reason: "MEMORY", count: 2000 }]);
+  });
+
+  it("tells a reader that has caught up of what it loses for want of memory meanwhile", () => {
+    const fixture = openDelivery();
+    const [dispatcher] = fixture.dispatchers;
+    const stream = fixture.attach();
+    stream.releaseAll();
+    dispatcher.isShort = true;
+    for (let i = 0; i < 3; i++) {
+      dispatcher.put(2);
+      fixture.delivery.wake();
+      stream.releaseAll();
+    }
+    assert.deepEqual(stream.story, ["started 0", "loss MEMORY 2", "loss MEMORY 2"], "the last one waits");
   });
 
   it("DISCONNECT asks once to be removed, DROP_NEWEST never", () => {

@@ -7,10 +7,12 @@ import type { NsClock } from "../clock.js";
 import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
-import { endMessage, lossMessage } from "./control-messages.js";
+import { endMessage } from "./control-messages.js";
+import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
+import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
 import { MESSAGE_BYTES, STREAM_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
-import { ENTRY, REFUSAL_REASONS } from "./outbox.js";
+import { ENTRY } from "./outbox.js";
 import type { Entry, OutboxReader } from "./outbox-reader.js";
 
 /** A gRPC stream as delivery sees it. */
@@ -43,45 +45,13 @@ export interface DeliveryOptions {
   readonly sampleLatency: LatencyHistogram | null;
   /** The outbox has overflowed and the handler asked to be disconnected. Called once. */
   readonly onOverflow: () => void;
+  /** The stream, or writing it, has thrown: it has been broken and aborted, and the handler waits for another. */
+  readonly onFault: (error: Error) => void;
 }
 
 /** Nor does anything wait in an outbox filled to this share: it would overflow meanwhile. */
 const DUE_ABOVE = 1 / 4;
-/** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
-const DROP_ABOVE = 3 / 4;
-const DROP_TO = 1 / 2;
 const NS_PER_MS = 1_000_000;
-
-interface Untold {
-  readonly event: number;
-  readonly reason: LossReason;
-  count: number;
-  period: number;
-  readonly firstNs: number;
-  lastNs: number;
-}
-
-interface InFlight {
-  /** Samples and periods of the message that the transport has not taken yet, by event. */
-  readonly event: number;
-  samples: number;
-  period: number;
-  /** Of the message. */
-  readonly bytes: number;
-  /** The message tells of this loss: its samples are booked already. */
-  readonly told: Untold | null;
-  /** The message tells of this event-wide loss, which is in no books. */
-  readonly gap: Gap | null;
-}
-
-interface Gap {
-  readonly event: number;
-  readonly reason: LossReason;
-  count: number;
-}
-
-/** A message that is in no books. */
-const CONTROL: Omit<InFlight, "bytes"> = { event: 0, samples: 0, period: 0, told: null, gap: null };
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
@@ -92,16 +62,12 @@ export class HandlerDelivery {
   readonly #options: DeliveryOptions;
   readonly #books: HandlerBooks;
   #stream: DeliveryStream | null = null;
-  /** What the transport has not taken yet, oldest first. */
-  #inFlight: InFlight[] = [];
-  #inFlightBytes = 0;
+  readonly #losses: Losses;
+  readonly #inFlight: InFlightQueue;
   /** The last message is on its way. */
   #ending = false;
   /** Control messages that go before anything else. */
   #urgent: WireMessage[] = [];
-  /** Event-wide losses that no stream has been told of. */
-  #gaps: Gap[] = [];
-  #untold: Untold[] = [];
   #sequence = 0;
   #flushAtNs = 0;
   /** Whose outbox comes first: another one for each message, or a full one would starve the rest. */
@@ -109,11 +75,12 @@ export class HandlerDelivery {
   #timer: NodeJS.Timeout | null = null;
   #finish: Finish | null = null;
   #overflowed = false;
-  #pendingTaken = false;
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
     this.#books = new HandlerBooks(options.events, options.slot, options.counters);
+    this.#losses = new Losses(this.#books, options.readers, options.events);
+    this.#inFlight = new InFlightQueue(options.memory);
   }
 
   get subscribed(): boolean {
@@ -132,45 +99,69 @@ export class HandlerDelivery {
     return this.#options.readers.reduce((sum, reader) => sum + reader.capacityBytes, 0);
   }
 
-  /** Starts writing to `stream`, `started` first. */
+  /**
+   * Every way into delivery leads through here: whatever is thrown is this stream's fault, which is nobody else's. The
+   * stream breaks; the handler, its books and what waits for it live on.
+   */
+  #guard(step: () => void): void {
+    try {
+      step();
+    } catch (error) {
+      this.#fail(error as Error);
+    }
+  }
+
+  #fail(error: Error): void {
+    const stream = this.#stream;
+    this.#break();
+    try {
+      stream?.abort();
+    } catch {
+      // What has failed once may fail again; the first reason is the one to tell.
+    }
+    this.#options.onFault(error);
+  }
+
+  /** Starts writing to `stream`, `started` first. A stream that fails at once leaves `subscribed` false. */
   attach(stream: DeliveryStream, started: ControlDelivery): void {
-    this.#stream = stream;
-    this.#urgent = [this.#options.encode(started) as Buffer];
-    this.#flushAtNs = 0;
-    this.pump();
+    this.#guard(() => {
+      this.#stream = stream;
+      this.#urgent = [this.#options.encode(started) as Buffer];
+      this.#flushAtNs = 0;
+      this.#pump();
+    });
   }
 
   /** The stream is gone. What it was being written counts as lost; the rest waits for the next stream. */
   broken(): void {
+    this.#guard(() => this.#break());
+  }
+
+  #break(): void {
     if (this.#stream === null) return;
     this.#stream = null;
     this.#urgent = [];
     this.#stopWriting();
-    if (this.#finish !== null) this.discard("DISCARDED");
+    if (this.#finish !== null) this.#discard("DISCARDED");
   }
 
   /** A dispatcher has left something in the outbox. */
   wake(): void {
-    const { counters, slot, overflow } = this.#options;
-    if (overflow === "DROP_OLDEST") this.#makeRoom();
-    if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
-      this.#overflowed = true;
-      this.#options.onOverflow();
-    }
-    this.pump();
+    this.#guard(() => {
+      const { counters, slot, overflow } = this.#options;
+      if (overflow === "DROP_OLDEST") this.#losses.makeRoom();
+      if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
+        this.#overflowed = true;
+        this.#options.onOverflow();
+      }
+      this.#pump();
+    });
   }
 
   /** Samples of the event that were lost before anyone could match them: told to the stream, not in the books. */
   eventWideLoss(event: number, reason: LossReason, count: number): void {
-    this.#noteGap(event, reason, count);
+    this.#losses.noteGap(event, reason, count);
     this.pump();
-  }
-
-  #noteGap(event: number, reason: LossReason, count: number): void {
-    // Joined until a stream can be told, which may be the next one.
-    const gap = this.#gaps.find((other) => other.event === event && other.reason === reason);
-    if (gap === undefined) this.#gaps.push({ event, reason, count });
-    else gap.count += count;
   }
 
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
@@ -180,9 +171,7 @@ export class HandlerDelivery {
     const [queueFull, memory] = refused;
     counters.amend(slot, d, matched, queueFull, memory);
     unaccounted.forEach(({ samples, period }, event) => {
-      if (samples === 0) return;
-      this.#books.lose(event, "DISPATCHER_DIED", samples, period);
-      this.#untold.push({ event, reason: "DISPATCHER_DIED", count: samples, period, firstNs: 0, lastNs: 0 });
+      if (samples > 0) this.#losses.loseUnaccounted(event, samples, period);
     });
     this.pump();
   }
@@ -200,21 +189,28 @@ export class HandlerDelivery {
   finish(reason: string, discardAs: LossReason | null): Promise<Books> {
     return new Promise((resolve) => {
       this.#finish = { reason, resolve };
-      if (discardAs !== null || this.#stream === null) this.#loseQueue(discardAs ?? "DISCARDED");
+      if (discardAs !== null || this.#stream === null) this.#losses.loseQueue(discardAs ?? "DISCARDED");
       this.pump();
     });
   }
 
   /** Cuts a finish short: what is queued is lost for `reason`, and a write that does not end is given up. */
   discard(reason: LossReason): void {
-    this.#loseQueue(reason);
+    this.#guard(() => this.#discard(reason));
+  }
+
+  #discard(reason: LossReason): void {
+    this.#losses.loseQueue(reason);
     if (this.#ending || this.#inFlight.length > 0) {
       const stream = this.#stream;
       this.#stream = null;
-      stream?.abort();
       this.#stopWriting();
-    }
-    this.pump();
+      try {
+        stream?.abort();
+      } finally {
+        this.#pump();
+      }
+    } else this.#pump();
   }
 
   /** Exact once finished; before, what is queued is matched but neither delivered nor lost. */
@@ -224,6 +220,10 @@ export class HandlerDelivery {
 
   /** Writes what there is to write, as far as the stream takes it and its time has come. */
   pump(): void {
+    this.#guard(() => this.#pump());
+  }
+
+  #pump(): void {
     while (this.#step());
   }
 
@@ -240,12 +240,12 @@ export class HandlerDelivery {
       this.#write(urgent, CONTROL);
       return true;
     }
-    const gap = this.#gaps.shift();
+    const gap = this.#losses.nextGap();
     if (gap !== undefined) {
       this.#tellGap(gap);
       return true;
     }
-    const untold = this.#untold.shift();
+    const untold = this.#losses.next();
     if (untold !== undefined) {
       this.#tell(untold);
       return true;
@@ -261,23 +261,22 @@ export class HandlerDelivery {
       return this.#finish !== null && this.#inFlight.length === 0 && this.#writeEnd();
     }
     if (!this.#isDue()) return false;
-    if (reader.entry.kind === ENTRY.LOSS) {
-      while (reader.peek() && reader.entry.kind === ENTRY.LOSS) this.#takeLoss(reader);
-      return true;
-    }
-    if (reader.entry.kind === ENTRY.GAP) {
-      const { event, samples } = reader.entry;
-      reader.take();
-      this.#noteGap(event, "DISPATCHER_DIED", samples);
+    if (reader.entry.kind !== ENTRY.CHUNK) {
+      this.#losses.takeTold(reader);
       return true;
     }
     return this.#writeChunks(reader.entry.event);
   }
 
   #tellGap(gap: Gap): void {
-    const loss = lossMessage(gap.event, gap.reason, gap.count, 0, 0, 0);
-    const bytes = this.#options.encode({ loss: { ...loss, event_wide: true } });
-    this.#write(bytes as Buffer, { ...CONTROL, gap });
+    this.#write(this.#options.encode(gapMessage(gap)) as Buffer, { ...CONTROL, gap });
+  }
+
+  /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */
+  #tell(told: Untold): void {
+    const { event, count: samples, period } = told;
+    this.#sequence += samples;
+    this.#write(this.#options.encode(untoldMessage(told)) as Buffer, { event, samples, period, told, gap: null });
   }
 
   #nextReader(): OutboxReader | undefined {
@@ -307,9 +306,9 @@ export class HandlerDelivery {
 
   /** One message of one event's samples, from all dispatchers; false when there is no memory for another one now. */
   #writeChunks(event: number): boolean {
-    const { now, flushIntervalMs, memory, readers } = this.#options;
+    const { now, flushIntervalMs, readers } = this.#options;
     const nowNs = now();
-    const bytesMax = memory.messageBytesMax(this.#inFlightBytes);
+    const bytesMax = this.#inFlight.messageBytesMax;
     if (bytesMax < STREAM_BYTES_MIN) return false;
     const inFlight = { ...CONTROL, event };
     message.begin();
@@ -349,57 +348,49 @@ export class HandlerDelivery {
     sampleLatency.record(nowNs - lastNs, samples - half);
   }
 
-  #write(bytes: WireMessage, what: Omit<InFlight, "bytes">): void {
+  #write(bytes: WireMessage, what: InFlight): void {
     const stream = this.#stream as DeliveryStream;
-    const inFlight: InFlight = { ...what, bytes: bytes.byteLength };
-    this.#inFlight.push(inFlight);
-    this.#inFlightBytes += inFlight.bytes;
-    this.#options.memory.take(this.#inFlightBytes, inFlight.bytes);
+    this.#inFlight.push(what, bytes.byteLength);
     stream.write(bytes, () => {
       if (this.#stream !== stream) return;
-      this.#settle(this.#inFlight.shift() as InFlight);
-      if (inFlight.told === null && inFlight.gap === null && inFlight.samples > 0)
-        this.#books.deliver(inFlight.event, inFlight.samples, inFlight.period);
-      this.pump();
+      this.#guard(() => {
+        this.#written();
+        this.#pump();
+      });
     });
   }
 
-  #settle({ bytes }: InFlight): void {
-    this.#options.memory.give(this.#inFlightBytes, bytes);
-    this.#inFlightBytes -= bytes;
+  /** The transport has taken the oldest of what is on its way. */
+  #written(): void {
+    const taken = this.#inFlight.shift();
+    if (taken === undefined) throw new Error("the stream says that it has written what it was not given");
+    if (taken.told === null && taken.gap === null && taken.samples > 0)
+      this.#books.deliver(taken.event, taken.samples, taken.period);
   }
 
   /** The stream is gone, and what was being written with it. */
   #stopWriting(): void {
     this.#ending = false;
     // The last first: what is told of them takes the numbers back, and goes before what is told of those after them.
-    for (let last = this.#inFlight.pop(); last !== undefined; last = this.#inFlight.pop()) {
-      this.#settle(last);
-      this.#loseInFlight(last);
-    }
+    for (let last = this.#inFlight.pop(); last !== undefined; last = this.#inFlight.pop()) this.#loseInFlight(last);
   }
 
   /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
   #loseInFlight({ event, samples, period, told, gap }: InFlight): void {
     if (gap !== null) {
-      this.#gaps.unshift(gap);
+      this.#losses.tellGapAgain(gap);
       return;
     }
     this.#sequence -= samples;
-    if (told !== null) {
-      this.#untold.unshift(told);
-      return;
-    }
-    if (samples === 0) return;
-    this.#books.lose(event, "STREAM_BROKEN", samples, period);
-    this.#untold.unshift({ event, reason: "STREAM_BROKEN", count: samples, period, firstNs: 0, lastNs: 0 });
+    if (told !== null) this.#losses.tellAgain(told);
+    else if (samples > 0) this.#losses.loseWritten(event, samples, period);
   }
 
   /** True when there was something to tell before the end. */
   #writeEnd(): boolean {
     const { reason } = this.#finish as Finish;
-    this.#untold = this.#takePendingLosses();
-    if (this.#untold.length > 0) return true;
+    this.#losses.takePending();
+    if (!this.#losses.isTold) return true;
     const books = this.books();
     const stream = this.#stream as DeliveryStream;
     this.#ending = true;
@@ -407,8 +398,13 @@ export class HandlerDelivery {
       if (this.#stream !== stream) return;
       this.#ending = false;
       this.#stream = null;
-      stream.end();
-      this.#close();
+      this.#guard(() => {
+        try {
+          stream.end();
+        } finally {
+          this.#close();
+        }
+      });
     });
     return false;
   }
@@ -416,81 +412,12 @@ export class HandlerDelivery {
   /** The books are final. */
   #close(): void {
     const finish = this.#finish as Finish;
-    for (const pending of this.#takePendingLosses()) this.#number(pending);
-    for (const untold of this.#untold.splice(0)) this.#number(untold);
+    this.#losses.takePending();
+    for (let loss = this.#losses.next(); loss !== undefined; loss = this.#losses.next()) this.#sequence += loss.count;
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#finish = null;
     this.#options.counters.setQueueBytes(this.#options.slot, 0);
     finish.resolve(this.books());
-  }
-
-  /** Losses the dispatchers could not put into the full outbox. Only when none of them is inside. */
-  #takePendingLosses(): Untold[] {
-    if (this.#pendingTaken) return [];
-    this.#pendingTaken = true;
-    const losses: Untold[] = [];
-    for (const reader of this.#options.readers) {
-      for (let event = 0; event < this.#options.events; event++) {
-        for (const { refusal, samples, period, firstNs, lastNs } of reader.pendingLosses(event)) {
-          const reason = REFUSAL_REASONS[refusal];
-          this.#books.lose(event, reason, samples, period);
-          losses.push({ event, reason, count: samples, period, firstNs, lastNs });
-        }
-      }
-    }
-    return losses;
-  }
-
-  #tell(loss: Untold): void {
-    const { event, reason, count, period, firstNs, lastNs } = loss;
-    this.#number(loss);
-    const bytes = this.#options.encode({ loss: lossMessage(event, reason, count, period, firstNs, lastNs) });
-    this.#write(bytes as Buffer, { event, samples: count, period, told: loss, gap: null });
-  }
-
-  /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */
-  #number(loss: Untold): void {
-    this.#sequence += loss.count;
-  }
-
-  #takeLoss(reader: OutboxReader): void {
-    this.#lose(reader.entry, "QUEUE_FULL");
-    reader.drop();
-  }
-
-  #makeRoom(): void {
-    for (const reader of this.#options.readers) {
-      if (reader.fill <= DROP_ABOVE) continue;
-      while (reader.fill > DROP_TO && reader.peek()) {
-        this.#lose(reader.entry, "QUEUE_DROPPED_OLDEST");
-        reader.drop();
-      }
-    }
-  }
-
-  #loseQueue(reason: LossReason): void {
-    for (const reader of this.#options.readers) {
-      while (reader.peek()) {
-        this.#lose(reader.entry, reason);
-        reader.drop();
-      }
-    }
-  }
-
-  /** Books the entry as lost and remembers to tell it, joined with the loss before it where that is the same story. */
-  #lose(entry: Entry, chunkReason: LossReason): void {
-    if (entry.kind === ENTRY.GAP) return;
-    const reason = entry.kind === ENTRY.LOSS ? REFUSAL_REASONS[entry.refusal] : chunkReason;
-    this.#books.lose(entry.event, reason, entry.samples, entry.period);
-    const last = this.#untold.find((loss) => loss.event === entry.event && loss.reason === reason);
-    if (last !== undefined) {
-      last.count += entry.samples;
-      last.period += entry.period;
-      last.lastNs = entry.lastNs;
-    } else {
-      const { event, samples: count, period, firstNs, lastNs } = entry;
-      this.#untold.push({ event, reason, count, period, firstNs, lastNs });
-    }
   }
 }
 

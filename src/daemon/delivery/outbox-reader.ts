@@ -215,6 +215,11 @@ export class OutboxReader {
     return this.#region.doubles[this.#region.book(event) + BOOK.CARRIED];
   }
 
+  /** Samples that nobody looked at and no entry tells of. Exact only when no dispatcher is inside the handler. */
+  pendingGap(event: number): number {
+    return this.#region.doubles[this.#region.book(event) + BOOK.PENDING_GAP];
+  }
+
   /** Losses that no entry tells of. Exact only when no dispatcher is inside the handler. */
   pendingLosses(event: number): PendingLoss[] {
     const { doubles } = this.#region;

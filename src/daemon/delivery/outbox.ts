@@ -15,6 +15,8 @@ export const EVENTS_PER_HANDLER_MAX = 16;
 /** LOSS is part of the handler's books; GAP is event-wide and is not. */
 export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3 } as const;
 
+/** No refusal: the segment may be posted. */
+export const ADMITTED = -1;
 /** Why a dispatcher could not queue samples: the outbox's own bound, or the daemon's memory for all of them. */
 export const REFUSAL = { QUEUE_FULL: 0, MEMORY: 1 } as const;
 export type Refusal = (typeof REFUSAL)[keyof typeof REFUSAL];
@@ -52,6 +54,8 @@ export const BOOK = {
   SERIAL: 3,
   /** Samples that could not be queued and are told by no entry yet: four doubles a refusal. */
   PENDING: 4,
+  /** Samples that nobody looked at, and that no GAP entry tells of yet. */
+  PENDING_GAP: 12,
 } as const;
 export const PENDING = { SAMPLES: 0, PERIOD: 1, FIRST_NS: 2, LAST_NS: 3 } as const;
 const PENDING_DOUBLES = 4;
@@ -156,7 +160,38 @@ export class OutboxWriter {
     return this.#region.shape.units - ((this.#head - tail) >>> 0);
   }
 
-  /** Hands one reference to the segment to the delivering thread. Only after `hasRoom`. */
+  /** Whether the queue's bound, or the ring of entries, leaves no room for the segment and what must be told before it. */
+  isFull(event: number, segmentBytes: number): boolean {
+    const { queueBytes } = this.#region.shape;
+    return this.#freeUnits() < 1 + this.#pendingUnits(event) || this.usedBytes + segmentBytes > queueBytes;
+  }
+
+  /**
+   * ADMITTED when a segment may be posted; what was lost before it has been told by then. Otherwise why not. `isShort`:
+   * the daemon's memory will not do. Losses wait for the next segment that is admitted, or for the reader to catch up:
+   * told one by one they would fill an outbox that is refused memory, and the reason would seem to be another.
+   */
+  admit(event: number, segmentBytes: number, isShort: boolean, dispatchNs: number): Refusal | typeof ADMITTED {
+    const isFull = this.isFull(event, segmentBytes);
+    if (isFull || isShort) {
+      if (this.#freeUnits() === this.#region.shape.units) this.flushPendingLoss(event, dispatchNs);
+      return isFull ? REFUSAL.QUEUE_FULL : REFUSAL.MEMORY;
+    }
+    this.flushPendingLoss(event, dispatchNs);
+    return ADMITTED;
+  }
+
+  /** Units of the entries that would tell of everything that is pending. */
+  #pendingUnits(event: number): number {
+    const { doubles } = this.#region;
+    let units = doubles[this.#region.book(event) + BOOK.PENDING_GAP] === 0 ? 0 : LOSS_UNITS;
+    for (let refusal = 0; refusal < REFUSALS; refusal++) {
+      if (doubles[this.#region.pending(event, refusal) + PENDING.SAMPLES] > 0) units += LOSS_UNITS;
+    }
+    return units;
+  }
+
+  /** Hands one reference to the segment to the delivering thread. Only after `admit` or `hasRoom`. */
   post(event: number, segment: number, segmentBytes: number): void {
     const { words, doubles } = this.#region;
     const at = this.#region.unit(this.#head) * 2;
@@ -204,9 +239,20 @@ export class OutboxWriter {
     return this.#region.doubles[this.#region.book(event) + BOOK.SERIAL];
   }
 
-  /** Samples that nobody looked at. Not told when the outbox is full, which is the least of its losses then. */
+  /** Samples that nobody looked at: told in their place, or when there is room again. */
   addGap(event: number, samples: number, dispatchNs: number): void {
-    this.#tell(packHeader(ENTRY.GAP, event, 0), samples, 0, 0, 0, dispatchNs);
+    const at = this.#region.book(event) + BOOK.PENDING_GAP;
+    this.#region.doubles[at] += samples;
+    this.#flushPendingGap(event, dispatchNs);
+  }
+
+  #flushPendingGap(event: number, dispatchNs: number): boolean {
+    const { doubles } = this.#region;
+    const at = this.#region.book(event) + BOOK.PENDING_GAP;
+    if (doubles[at] === 0) return true;
+    if (!this.#tell(packHeader(ENTRY.GAP, event, 0), doubles[at], 0, 0, 0, dispatchNs)) return false;
+    doubles[at] = 0;
+    return true;
   }
 
   /** Weight of samples left out since the last one sent. */
@@ -234,6 +280,7 @@ export class OutboxWriter {
   /** Turns the event's pending losses into entries at their place in the queue; false when one does not fit. */
   flushPendingLoss(event: number, dispatchNs: number): boolean {
     const { doubles } = this.#region;
+    if (!this.#flushPendingGap(event, dispatchNs)) return false;
     for (let refusal = 0; refusal < REFUSALS; refusal++) {
       const at = this.#region.pending(event, refusal);
       const samples = doubles[at + PENDING.SAMPLES];

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { ENTRY } from "../delivery/outbox.js";
+import type { Dispatcher } from "./dispatcher.js";
 import {
   type DispatcherFixture,
+  eventStat,
   format,
   numbered,
   openDispatcher,
@@ -10,7 +12,7 @@ import {
   write,
 } from "./dispatcher.test-support.js";
 import type { FaultPoint } from "./messages.js";
-import { DISPATCHER_STAT } from "./stats.js";
+import { DISPATCHER_STAT, EVENT_STAT } from "./stats.js";
 
 class Death extends Error {}
 
@@ -86,6 +88,26 @@ describe("Dispatcher: after the death of another", () => {
     write(fixture, numbered(1));
     fixture.dispatcher.drain();
     assert.equal(fixture.segments.use().usedBytes, 128, "and the dead one's segments are free");
+  });
+
+  it("counts a batch once that its predecessor had counted, and what its scan tells", () => {
+    const fixture = openDispatcher();
+    const prepare = (dispatcher: Dispatcher): void => dispatcher.addFormats(0, [format([1])]);
+    prepare(fixture.dispatcher);
+    const handler = fixture.add();
+    write(fixture, [...numbered(5), { id: 77 }]);
+    fixture.dispatcher.failAt("counted", () => {
+      throw new Death();
+    });
+    assert.throws(() => fixture.dispatcher.drain(), Death);
+    fixture.replace(fixture.table.bury(0), prepare);
+    const { words } = fixture.stats;
+    assert.deepEqual([words[DISPATCHER_STAT.SAMPLES], words[DISPATCHER_STAT.STRAY_SAMPLES]], [5, 1]);
+    assert.equal(eventStat(fixture, 0, EVENT_STAT.SAMPLES), 5);
+    assert.equal(handler.takeTimes().length, 5);
+    write(fixture, numbered(2));
+    fixture.dispatcher.drain();
+    assert.equal(words[DISPATCHER_STAT.SAMPLES], 7);
   });
 
   it("has nothing to go on from when that one died between batches", () => {

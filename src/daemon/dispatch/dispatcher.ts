@@ -10,7 +10,7 @@ import type { RecordFormat } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
-import { OutboxWriter, REFUSAL, type Refusal } from "../delivery/outbox.js";
+import { ADMITTED, OutboxWriter, REFUSAL } from "../delivery/outbox.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { LatencyHistogram } from "../observe/histogram.js";
 import { ChunkList, NO_CHUNK } from "./chunks.js";
@@ -176,7 +176,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (reader.tail < until) {
       this.#ringIndex = r;
       this.#abandoned = new Set(abandoned);
-      // The same bytes in the same formats give the same batch.
+      // The same bytes in the same formats give the same batch, and what the scan tells has been counted.
       const next = this.#batch.scan(reader, until, this.#formats, this);
       this.#offer();
       this.#abandoned = null;
@@ -228,6 +228,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   #count(): void {
     const { stats } = this.#parts;
     const batch = this.#batch;
+    // A predecessor that died behind this point has counted the batch.
+    if (stats.words[DISPATCHER_STAT.COUNTED_SERIAL] === this.#serial) return;
     stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
     // Who claimed a batch before a predecessor died is not known any more.
     if (this.#abandoned === null) this.#lanes.claim(batch);
@@ -238,6 +240,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       if (this.#abandoned === null)
         stats.words[stats.event(event, EVENT_STAT.UNCLAIMED)] += samples - this.#lanes.claimed[event];
     }
+    stats.words[DISPATCHER_STAT.COUNTED_SERIAL] = this.#serial;
+    if (this.#fault?.at === "counted") this.#fault.fail();
   }
 
   /** Called by the walk, announced. */
@@ -317,10 +321,10 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   #post(writer: OutboxWriter, e: number, c: number): void {
     const chunks = this.#chunks;
-    // What was lost before is told before what comes after.
-    const told = writer.flushPendingLoss(e, this.#nowNs);
-    const refusal = told ? this.#refusalOf(writer, c) : REFUSAL.QUEUE_FULL;
-    if (refusal === null) {
+    // Encodes it, if it has not been: what it takes may then be more than was planned.
+    const isShort = !writer.isFull(e, chunks.segmentBytes[c]) && this.#isShort(writer, c);
+    const refusal = writer.admit(e, chunks.segmentBytes[c], isShort, this.#nowNs);
+    if (refusal === ADMITTED) {
       chunks.posted[c] += 1;
       writer.post(e, chunks.segment[c], chunks.segmentBytes[c]);
       return;
@@ -331,22 +335,15 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     writer.addPendingLoss(e, refusal, samples, chunks.weight[c], chunks.firstNs[c], chunks.lastNs[c]);
   }
 
-  /** Why the outbox cannot be given the chunk; null when it can, and then the chunk is encoded. */
-  #refusalOf(writer: OutboxWriter, c: number): Refusal | null {
+  /** Whether there is no memory to give the outbox the chunk; when there is, the chunk is encoded. */
+  #isShort(writer: OutboxWriter, c: number): boolean {
     const chunks = this.#chunks;
     const { segments, rings } = this.#parts;
-    if (!writer.hasRoom(chunks.segmentBytes[c])) return REFUSAL.QUEUE_FULL;
     const { usedBytes } = writer;
-    if (usedBytes + chunks.segmentBytes[c] > this.#memoryShareBytes) return REFUSAL.MEMORY;
-    if (chunks.segment[c] < 0) {
-      const planned = chunks.segmentBytes[c];
-      const ownLeftBytes = segments.ownBytes - usedBytes;
-      if (!chunks.encode(c, this.#batch, rings[this.#ringIndex], ownLeftBytes, this.#nowNs)) return REFUSAL.MEMORY;
-      // A reserve has segments of one size only.
-      return chunks.segmentBytes[c] <= planned || writer.hasRoom(chunks.segmentBytes[c]) ? null : REFUSAL.QUEUE_FULL;
-    }
-    const isOwn = usedBytes + chunks.segmentBytes[c] <= segments.ownBytes;
-    return isOwn || !segments.isReserved(chunks.segment[c]) ? null : REFUSAL.MEMORY;
+    if (usedBytes + chunks.segmentBytes[c] > this.#memoryShareBytes) return true;
+    const ownLeftBytes = segments.ownBytes - usedBytes;
+    if (chunks.segment[c] < 0) return !chunks.encode(c, this.#batch, rings[this.#ringIndex], ownLeftBytes, this.#nowNs);
+    return chunks.segmentBytes[c] > ownLeftBytes && segments.isReserved(chunks.segment[c]);
   }
 
   #markDirty(slot: number): void {
@@ -364,15 +361,18 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   throttle(event: number, on: boolean): void {
+    if (this.#abandoned !== null) return;
     const { stats } = this.#parts;
     stats.words[stats.event(event, on ? EVENT_STAT.THROTTLED : EVENT_STAT.UNTHROTTLED)] += 1;
   }
 
   corrupt(bytes: number): void {
+    if (this.#abandoned !== null) return;
     this.#parts.stats.words[DISPATCHER_STAT.CORRUPT_BYTES] += bytes;
   }
 
   stray(): void {
+    if (this.#abandoned !== null) return;
     this.#parts.stats.words[DISPATCHER_STAT.STRAY_SAMPLES] += 1;
   }
 }

@@ -40,8 +40,11 @@ export type Control =
   | { readonly kind: "fail"; readonly at: FaultPoint; readonly how: "throw" | "exit" }
   | { readonly kind: "stop" };
 
-/** `entered`: announced, nothing selected yet. `matched`: samples are selected and counted, none is encoded. */
-export type FaultPoint = "now" | "entered" | "matched";
+/**
+ * `entered`: announced, nothing selected yet. `matched`: samples are selected and counted, none is encoded. `counted`:
+ * every handler has been offered the batch and it is counted, but the ring's tail is not stored.
+ */
+export type FaultPoint = "now" | "entered" | "matched" | "counted";
 
 /** Each control message is answered in order. */
 export type Request = { readonly sequence: number; readonly control: Control };

@@ -19,10 +19,12 @@ export const DISPATCHER_STAT = {
   OFFERING_UNTIL: 7,
   /** See busy-clock.ts. */
   BUSY: 8,
+  /** Of the batch whose samples have been counted last. */
+  COUNTED_SERIAL: 9,
 } as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
-const DISPATCHER_WORDS = 9;
+const DISPATCHER_WORDS = 10;
 const EVENT_WORDS = 4;
 const WORDS_PER_LINE = 8;
 const RING_FILL_AT = roundUp(DISPATCHER_WORDS);
