@@ -22,6 +22,8 @@ import { DispatcherHost } from "./dispatch/host.js";
 import { liveCpuState, planPinning } from "./dispatch/pinning.js";
 import { SharedMemory } from "./dispatch/shared-memory.js";
 import { EVENT_STAT } from "./dispatch/stats.js";
+import { CallStreams } from "./grpc/call-stream.js";
+import { FramePool } from "./grpc/frame-pool.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
@@ -103,9 +105,10 @@ async function start(
   const counters = new SlotCounters(memory, layout);
 
   const memoryPlan = planMemory(config.limits.memoryMaxBytes);
+  const frames = new FramePool(memoryPlan.streamBytes);
   const budgets = {
     outboxes: new MemoryBudget(memoryPlan.outboxBytes),
-    streams: new StreamMemory(memoryPlan.streamBytes, capacity),
+    streams: new StreamMemory(memoryPlan.streamBytes, capacity, frames),
   };
   const ringCpus = source.rings.map(({ cpu }) => cpu);
   // Other sources number CPUs of their own.
@@ -249,6 +252,11 @@ async function start(
     snapshotHandler: (handler) => handlerSnapshot(handler, parts),
     addresses: () => addresses,
     runtimeDir: config.runtimeDir,
+    streams: new CallStreams({
+      frames,
+      onFallback: (problem) =>
+        log.warn({ problem }, "grpc-js is not as expected: samples are sent through it, which is slower"),
+    }),
     onFault: (error) => log.error({ err: error }, "internal error"),
   });
   const server = await startGrpcServer(config.listen, implementation, config.limits.messageMaxBytes);

@@ -76,7 +76,8 @@ describe("Broker: a registration that fails", () => {
     assert.equal(broker.handlers.length, 0);
   });
 
-  it("gives everything back, also what cannot be undone in order", async () => {
+  it("gives everything back, also what cannot be undone in order", async (t) => {
+    t.mock.timers.enable({ apis: ["setTimeout"] });
     const fixture = openBroker(1);
     const { broker, parts, request, source, log } = fixture;
     fixture.failOn = "attach";

@@ -10,7 +10,7 @@ import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage } from "./control-messages.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
 import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
-import { MESSAGE_BYTES, STREAM_BYTES_MIN, type StreamMemory } from "./memory.js";
+import { MESSAGE_BYTES, MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
 import { ENTRY } from "./outbox.js";
 import type { Entry, OutboxReader } from "./outbox-reader.js";
@@ -309,7 +309,7 @@ export class HandlerDelivery {
     const { now, flushIntervalMs, readers } = this.#options;
     const nowNs = now();
     const bytesMax = this.#inFlight.messageBytesMax;
-    if (bytesMax < STREAM_BYTES_MIN) return false;
+    if (bytesMax < MESSAGE_BYTES_MIN) return false;
     const inFlight = { ...CONTROL, event };
     message.begin();
     for (let i = 0; i < readers.length; i++) {

@@ -1,4 +1,6 @@
 /** What one stream's transport has not taken yet, oldest first, charged to the streams' memory. */
+
+import { frameBytes } from "./frame-size.js";
 import type { Gap, Untold } from "./losses.js";
 import type { StreamMemory } from "./memory.js";
 
@@ -29,13 +31,14 @@ export class InFlightQueue {
     return this.#messages.length;
   }
 
-  /** How large the stream's next message may be. */
+  /** How large the columns of the stream's next message may be. */
   get messageBytesMax(): number {
     return this.#memory.messageBytesMax(this.#bytes);
   }
 
-  /** A message of `bytes` goes to the transport. */
-  push(what: InFlight, bytes: number): void {
+  /** A message of `messageBytes` goes to the transport: charged is the frame it takes there. */
+  push(what: InFlight, messageBytes: number): void {
+    const bytes = frameBytes(messageBytes);
     this.#messages.push({ what, bytes });
     this.#bytes += bytes;
     this.#memory.take(this.#bytes, bytes);

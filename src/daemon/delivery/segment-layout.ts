@@ -41,7 +41,7 @@ export const HEADER = { REFERENCES: 0, BYTES: 1, PAYLOAD_BYTES: 2, NEXT: 3, NEXT
 export const FACT = { SAMPLES: 2, PERIOD: 3, FIRST_NS: 4, LAST_NS: 5, DISPATCH_NS: 6 } as const;
 
 /** Of the arena: each reserve. */
-const RESERVE_PART = 1 / 4;
+export const RESERVE_PART = 1 / 4;
 
 /** What each chunk says of itself; times are the samples' own, `dispatchNs` is CLOCK_MONOTONIC. */
 export interface ChunkFacts {

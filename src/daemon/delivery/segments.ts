@@ -49,7 +49,7 @@ export const RESERVE_LARGE_BYTES = 16 * 1024;
 const SMALL = classOf(RESERVE_SMALL_BYTES);
 const LARGE = classOf(RESERVE_LARGE_BYTES);
 /** An outbox below this is never refused for want of memory, as long as there is any: two of the largest chunks. */
-const OWN_BYTES_MIN = 2 * RESERVE_LARGE_BYTES;
+export const OWN_BYTES_MIN = 2 * RESERVE_LARGE_BYTES;
 
 /** More references than there can be handlers: the dispatcher's own, while it still hands the segment out. */
 const BIAS = 2 ** 30;

@@ -2,23 +2,31 @@
  * Buffers for gRPC frames, used again and again. A new half megabyte for each message would have the engine collect
  * garbage all the time: at 500 MB/s that took as long as sending them.
  */
+import { frameBytes, SIZED_FRAME_BYTES_MIN } from "../delivery/frame-size.js";
+import type { IdleFrames } from "../delivery/memory.js";
 
-/** Smaller frames come from Node's own pool and are not worth keeping. */
-const POOLED_BYTES_MIN = 4096;
 /** Larger frames, of single samples with very deep callchains, are rare. */
 const POOLED_BYTES_MAX = 512 * 1024;
 /** Kept for the next message, all sizes together: as many as sixty-four busy streams have on their way. */
 const KEPT_BYTES_MAX = 32 * 1024 * 1024;
+/** Of what streams may use, and no more than this. */
+const KEPT_PART = 1 / 4;
 
-export class FramePool {
-  /** By power of two. */
+export class FramePool implements IdleFrames {
+  readonly #keptBytesMax: number;
+  /** By size. */
   readonly #free = new Map<number, Buffer[]>();
   #keptBytes = 0;
 
-  /** At least `bytes` long, with anything in it. */
-  take(bytes: number): Buffer {
-    if (bytes < POOLED_BYTES_MIN || bytes > POOLED_BYTES_MAX) return Buffer.allocUnsafe(bytes);
-    const size = 2 ** Math.ceil(Math.log2(bytes));
+  /** `streamBytes`: all that streams may use. */
+  constructor(streamBytes: number) {
+    this.#keptBytesMax = Math.min(KEPT_BYTES_MAX, streamBytes * KEPT_PART);
+  }
+
+  /** As long as frameBytes says, with anything in it. */
+  take(messageBytes: number): Buffer {
+    const size = frameBytes(messageBytes);
+    if (size < SIZED_FRAME_BYTES_MIN) return Buffer.allocUnsafe(size);
     const kept = this.#free.get(size)?.pop();
     if (kept === undefined) return Buffer.allocUnsafeSlow(size);
     this.#keptBytes -= size;
@@ -28,8 +36,8 @@ export class FramePool {
   /** Only what `take` gave, and only when nobody reads it any more. */
   give(buffer: Buffer): void {
     const size = buffer.length;
-    const isPooled = size >= POOLED_BYTES_MIN && size <= POOLED_BYTES_MAX && Number.isInteger(Math.log2(size));
-    if (!isPooled || this.#keptBytes + size > KEPT_BYTES_MAX) return;
+    const isPooled = size >= SIZED_FRAME_BYTES_MIN && size <= POOLED_BYTES_MAX;
+    if (!isPooled || this.#keptBytes + size > this.#keptBytesMax) return;
     const free = this.#free.get(size);
     if (free === undefined) this.#free.set(size, [buffer]);
     else free.push(buffer);
@@ -38,5 +46,11 @@ export class FramePool {
 
   get keptBytes(): number {
     return this.#keptBytes;
+  }
+
+  trim(bytes: number): void {
+    for (const [size, free] of this.#free) {
+      while (this.#keptBytes > bytes && free.pop() !== undefined) this.#keptBytes -= size;
+    }
   }
 }

@@ -7,7 +7,7 @@ import { loadSync } from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 import { HealthImplementation, protoPath as healthProtoPath } from "grpc-health-check";
 import { formatListenAddress, type ListenAddress } from "../config/address.js";
-import { serializePassThrough } from "./call-stream.js";
+import { serializeEncoded } from "./call-stream.js";
 import { brokerService, packageDefinition } from "./proto.js";
 
 export class ListenError extends Error {
@@ -35,7 +35,7 @@ export async function startGrpcServer(
   const server = new Server({ "grpc.max_receive_message_length": messageMaxBytes });
   const definition = {
     ...brokerService,
-    Subscribe: { ...brokerService.Subscribe, responseSerialize: serializePassThrough },
+    Subscribe: { ...brokerService.Subscribe, responseSerialize: serializeEncoded },
   };
   server.addService(definition, implementation);
   const health = new HealthImplementation({ "": "SERVING", [SERVICE_NAME]: "SERVING" });

@@ -8,7 +8,7 @@ import { resolvedEventMessage } from "../broker/messages.js";
 import type { RegisterRequestMessage } from "../broker/request.js";
 import { eventBooksMessages } from "../delivery/control-messages.js";
 import type { HandlerSnapshot, MemoryPart, Snapshot } from "../observe/snapshot.js";
-import { CallStream, type PassThrough } from "./call-stream.js";
+import type { CallStreams, EncodedCall } from "./call-stream.js";
 import { toCallError } from "./status.js";
 
 export interface ServiceParts {
@@ -18,8 +18,11 @@ export interface ServiceParts {
   readonly snapshotHandler: (handler: Handler) => HandlerSnapshot;
   readonly addresses: () => { readonly listen: readonly string[]; readonly metrics: string };
   readonly runtimeDir: string;
+  readonly streams: CallStreams;
   readonly onFault: (error: Error) => void;
 }
+
+type SubscribeCall = EncodedCall & { readonly request: { readonly handler_id: number } };
 
 /** Changes a watcher may lag behind before it is cut off. */
 const WATCH_BACKLOG_MAX = 1024;
@@ -37,7 +40,7 @@ export function brokerImplementation(parts: ServiceParts): UntypedServiceImpleme
   return {
     ListEvents: unary(() => listEvents(parts.source)),
     Register: unary((request: RegisterRequestMessage, peer) => register(parts, request, peer)),
-    Subscribe: (call: ServerWritableStream<{ handler_id: number }, PassThrough>) => subscribe(parts, call),
+    Subscribe: (call: SubscribeCall) => subscribe(parts, call),
     Deregister: unary((request: { handler_id: number; timeout_ms: number; discard: boolean }) =>
       deregister(parts, request),
     ),
@@ -98,8 +101,8 @@ async function deregister(
   };
 }
 
-function subscribe(parts: ServiceParts, call: ServerWritableStream<{ handler_id: number }, PassThrough>): void {
-  const stream = new CallStream(call);
+function subscribe(parts: ServiceParts, call: SubscribeCall): void {
+  const stream = parts.streams.open(call);
   try {
     const handler = parts.broker.subscribe(call.request.handler_id, stream);
     stream.onBroken(() => parts.broker.streamBroken(handler));

@@ -278,7 +278,7 @@ export const GAUGES: readonly Family<number>[] = [
 
   memory(
     "nmid_memory_bytes",
-    "What consumers make the daemon hold. segments: samples that wait for their streams; outboxes: one for each handler, and what its filter takes; streams: messages that the transport has not taken yet. Near nmid_memory_limit_bytes: consumers read too slowly, and those that hold most begin to lose samples with the reason MEMORY.",
+    "What consumers make the daemon hold. segments: samples that wait for their streams; outboxes: one for each handler, and what its filter takes; streams: messages that the transport has not taken yet, and frames that are kept for the next ones. Near nmid_memory_limit_bytes: consumers read too slowly, and those that hold most begin to lose samples with the reason MEMORY.",
     (part) => part.usedBytes,
   ),
   memory(

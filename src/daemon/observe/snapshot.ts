@@ -107,7 +107,7 @@ export interface MemorySnapshot {
   /** Encoded samples that wait for their streams. */
   readonly segments: MemoryPart;
   readonly outboxes: MemoryPart;
-  /** Messages that the transport has not taken yet. */
+  /** Frames of messages that the transport has not taken yet, and frames that are kept for the next ones. */
   readonly streams: MemoryPart;
 }
 
