@@ -15,6 +15,7 @@ import { Tally } from "./broker/tally.js";
 import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
+import { memoryShortfall } from "./config/limits.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { assignRings } from "./dispatch/assign.js";
 import type { DeliveryBell } from "./dispatch/delivery-bell.js";
@@ -104,6 +105,8 @@ async function start(
   const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS);
   const counters = new SlotCounters(memory, layout);
 
+  const shortfall = memoryShortfall(config, config.limits.memoryMaxBytes);
+  if (shortfall !== null) log.warn(shortfall);
   const memoryPlan = planMemory(config.limits.memoryMaxBytes);
   const frames = new FramePool(memoryPlan.streamBytes);
   const budgets = {

@@ -3,7 +3,7 @@
  * them. Keys are the configuration file's; units are in the names.
  */
 import { CAPACITY_MAX, DISPATCHERS_MAX } from "../../registry/layout.js";
-import { MEMORY_BYTES_PER_DISPATCHER, MEMORY_BYTES_PER_HANDLER } from "../delivery/memory.js";
+import { MEMORY_BYTES_PER_DISPATCHER, MEMORY_BYTES_PER_HANDLER, MEMORY_BYTES_PER_SHARE } from "../delivery/memory.js";
 import { EVENTS_PER_HANDLER_MAX, REGION_BYTES_MIN } from "../delivery/outbox.js";
 
 export interface Range {
@@ -26,7 +26,8 @@ export const RANGES = {
   capacity: { min: 1, max: CAPACITY_MAX, default: 256 },
   // The default plus the control page is 516 KiB, what perf_event_mlock_kb allows an unprivileged user for each CPU.
   ring_kib: { min: 8, max: 65_536, default: 512, powerOfTwo: true },
-  // Half of it may be one arena, and koffi makes no view of 4 GiB or more: it ends the process.
+  // Unless it is set it is more where many handlers and dispatchers need it: memoryDefault. Half of it may be one arena,
+  // and koffi makes no view of 4 GiB or more: it ends the process.
   "limits.memory_max_bytes": { min: 32 * MIB, max: 4096 * MIB, default: 512 * MIB },
   "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
   "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
@@ -111,6 +112,35 @@ export const RELATIONS: readonly Relation[] = [
   },
 ];
 
+export interface Handlers {
+  readonly capacity: number;
+  readonly dispatchers: number;
+}
+
+/** What limits.memory_max_bytes must be for each handler's own part of the segments to be there for sure. */
+export function memoryForShares({ capacity, dispatchers }: Handlers): number {
+  return MEMORY_BYTES_PER_SHARE * capacity * dispatchers;
+}
+
+/** limits.memory_max_bytes where nobody has set it: enough for every handler's own part, as far as it may be. */
+export function memoryDefault(handlers: Handlers): number {
+  const range = RANGES["limits.memory_max_bytes"];
+  return Math.min(range.max, Math.max(range.default, memoryForShares(handlers)));
+}
+
+/** What an operator must know of a limits.memory_max_bytes below memoryForShares; null where it is not. */
+export function memoryShortfall(handlers: Handlers, memoryMaxBytes: number): string | null {
+  const wanted = memoryForShares(handlers);
+  if (memoryMaxBytes >= wanted) return null;
+  const { max } = RANGES["limits.memory_max_bytes"];
+  const raise = wanted <= max ? `raise limits.memory_max_bytes to ${wanted}, or lower` : "lower";
+  return (
+    `limits.memory_max_bytes (${memoryMaxBytes}) is below ${MEMORY_BYTES_PER_SHARE} for each of ${handlers.capacity} handlers and ` +
+    `${handlers.dispatchers} dispatchers: a handler's own part of it is not guaranteed, and readers that are stuck can take it. ` +
+    `To have the guarantee ${raise} capacity or dispatchers`
+  );
+}
+
 export function relationHolds(relation: Relation, value: (key: NumberKey) => number): boolean {
   return value(relation.small) * relation.scale <= value(relation.large);
 }
@@ -121,3 +151,6 @@ for (const [key, range] of Object.entries<Range>(RANGES)) {
 for (const relation of RELATIONS) {
   if (!relationHolds(relation, (key) => RANGES[key].default)) throw new Error(`default breaks: ${relation.reason}`);
 }
+const defaults: Handlers = { capacity: RANGES.capacity.default, dispatchers: RANGES.dispatchers.default };
+const shortfall = memoryShortfall(defaults, RANGES["limits.memory_max_bytes"].default);
+if (shortfall !== null) throw new Error(`default breaks: ${shortfall}`);

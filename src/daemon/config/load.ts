@@ -11,7 +11,7 @@ import { ConfigError, type Problem } from "./errors.js";
 import { readFileLayer } from "./file.js";
 import { readFlags } from "./flags.js";
 import type { Layer, RawValue } from "./layers.js";
-import { type NumberKey, RANGES, RELATIONS, relationHolds } from "./limits.js";
+import { memoryDefault, type NumberKey, RANGES, RELATIONS, relationHolds } from "./limits.js";
 import { renderConfig } from "./render.js";
 import { check, KEYS, type Key, type Settings, settingsSchema } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
@@ -53,7 +53,9 @@ export function loadConfig(argv: readonly string[], env: Environment, io: Config
   const file = readFile(flags.configFile ?? environment.configFile, io);
 
   const problems = [flags, environment, file].flatMap((layer) => layer.problems);
-  const { settings, origins, refused } = merge([flags, environment, file], defaults, problems);
+  const merged = merge([flags, environment, file], defaults, problems);
+  const { origins, refused } = merged;
+  const settings = deriveMemory(merged);
   const config = freeze(assemble(settings, io.cwd));
   const origin = (key: Key): string => origins.get(key) ?? "default";
   problems.push(...crossCheck(config, settings, origin, refused));
@@ -99,7 +101,7 @@ function readFile(path: string | undefined, io: ConfigIo): Layer {
 
 interface Merged {
   readonly settings: Settings;
-  readonly origins: ReadonlyMap<Key, string>;
+  readonly origins: Map<Key, string>;
   /** Keys of which some place gave a value that will not do: what is built from them says nothing. */
   readonly refused: ReadonlySet<Key>;
 }
@@ -157,6 +159,15 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
       eventsPerHandlerMax: settings["limits.events_per_handler_max"],
     },
   };
+}
+
+/** Who sets no limit gets one that is large enough for the handlers and dispatchers there may be. */
+function deriveMemory({ settings, origins }: Merged): Settings {
+  const key = "limits.memory_max_bytes";
+  const derived = memoryDefault(settings);
+  if (origins.get(key) !== "default" || derived === settings[key]) return settings;
+  origins.set(key, `default for ${settings.capacity} handlers and ${settings.dispatchers} dispatchers`);
+  return { ...settings, [key]: derived };
 }
 
 function resolveSource(source: SourceSpec, cwd: string): SourceSpec {
