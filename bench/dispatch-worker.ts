@@ -79,6 +79,7 @@ class Setup {
       filter: PASSES_ALL,
       callchain: false,
       flushIntervalMs: 100,
+      flushIsDaemons: false,
     });
     table.activate(handle);
     return new OutboxReader(outbox, 0, SHAPE, this.#segments);

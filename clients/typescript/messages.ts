@@ -207,6 +207,8 @@ export interface Handler {
   readonly peer: string;
   /** Seconds since the epoch. */
   readonly registeredAt: number;
+  /** How long its samples wait for company now. */
+  readonly flushIntervalMs: number;
 }
 
 export interface ListHandlersResponse {

@@ -16,6 +16,7 @@ import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
 import { memoryShortfall } from "./config/limits.js";
+import { FlushPacer, FlushTimes } from "./delivery/flush.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { assignRings } from "./dispatch/assign.js";
 import type { DeliveryBell } from "./dispatch/delivery-bell.js";
@@ -213,6 +214,12 @@ async function start(
     sampleToStream: source.clockIsMonotonic ? new LatencyHistogram(sampleToStream) : null,
     outboxMemory: budgets.outboxes,
     streamMemory: budgets.streams,
+    flushPacer: new FlushPacer({
+      baseMs: config.limits.flushIntervalDefaultMs,
+      maxMs: config.limits.flushIntervalDefaultMaxMs,
+      onChange: (intervalMs) => void host.tellAll({ kind: "flush interval", intervalMs }),
+    }),
+    flushTimes: new FlushTimes(now),
     now,
     log: (event, fields) => log.info(fields, event),
   });

@@ -2,6 +2,7 @@
 import { openTable } from "../../registry/table.test-support.js";
 import type { DaemonLimits } from "../config/config.js";
 import { TestArena, TestDispatcher } from "../delivery/delivery.test-support.js";
+import { FlushPacer, FlushTimes } from "../delivery/flush.js";
 import { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import { OutboxWriter } from "../delivery/outbox.js";
 import type { AttachSpec, Control } from "../dispatch/messages.js";
@@ -19,6 +20,7 @@ export const LIMITS: DaemonLimits = {
   queueMaxBytes: 2 ** 24,
   queueDefaultBytes: 2 ** 20,
   flushIntervalDefaultMs: 400,
+  flushIntervalDefaultMaxMs: 2000,
   flushIntervalMaxMs: 60_000,
   slowDispatchUs: 1024,
   overloadRateFloorHz: 100,
@@ -83,6 +85,12 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     dispatchToStream: histogram(),
     sampleToStream: null,
     outboxMemory: new MemoryBudget(2 ** 27),
+    flushPacer: new FlushPacer({
+      baseMs: LIMITS.flushIntervalDefaultMs,
+      maxMs: LIMITS.flushIntervalDefaultMaxMs,
+      onChange: (intervalMs) => void tellAll({ kind: "flush interval", intervalMs }),
+    }),
+    flushTimes: new FlushTimes(() => clock.nowNs),
     streamMemory: new StreamMemory(2 ** 27, capacity),
     now: () => clock.nowNs,
     log: (event, fields) => log.push({ event, fields }),

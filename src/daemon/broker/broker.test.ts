@@ -92,3 +92,47 @@ describe("Broker: a registration that fails", () => {
     assert.equal(parts.outboxMemory.usedBytes, handler.chargedBytes);
   });
 });
+
+describe("Broker: how long samples wait", () => {
+  it("grows with the streams of handlers that leave it to the daemon, and dispatchers follow", async (t) => {
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const { broker, request, told, parts } = openBroker();
+    const queue = { max_bytes: 0, overflow: "DROP_NEWEST" };
+    const small = { ...queue, max_bytes: parts.limits.queueDefaultBytes / 2 };
+    const own = { ...queue, flush: "flush_interval_ms", flush_interval_ms: 7 };
+    const names = Array.from({ length: 16 }, (_, i) => `default ${i}`);
+    const adapting = await Promise.all(names.map((name) => broker.register(request(name), "")));
+    const fixed = [await broker.register(request("own", own), ""), await broker.register(request("small", small), "")];
+    const intervals = (): Set<number> => new Set(adapting.map(({ delivery }) => delivery.flushIntervalMs));
+    assert.deepEqual(intervals(), new Set([400]), "without a stream a handler costs nothing");
+    const streams = [...adapting, ...fixed].map(({ id }) => {
+      const stream = new HeldStream();
+      broker.subscribe(id, stream);
+      return stream;
+    });
+    assert.deepEqual(intervals(), new Set([800]));
+    assert.deepEqual(
+      fixed.map(({ delivery }) => delivery.flushIntervalMs),
+      [7, 400],
+      "what a handler says stands, and a small queue does not hold more",
+    );
+    const late = await broker.register(request("late"), "");
+    const attached = told.filter((control) => control.kind === "attach").map(({ spec }) => spec);
+    assert.deepEqual([attached.at(-1)?.flushIntervalMs, attached.at(-1)?.flushIsDaemons], [800, true]);
+    assert.deepEqual(
+      attached.slice(16, 18).map(({ flushIntervalMs, flushIsDaemons }) => [flushIntervalMs, flushIsDaemons]),
+      [
+        [7, false],
+        [400, false],
+      ],
+    );
+    assert.equal(late.delivery.flushIntervalMs, 800);
+    const last = (): unknown => told.findLast(({ kind }) => kind === "flush interval");
+    assert.deepEqual(last(), { kind: "flush interval", intervalMs: 800 });
+    for (const handler of adapting.slice(8)) broker.streamBroken(handler);
+    await Promise.resolve();
+    assert.deepEqual(intervals(), new Set([400]));
+    assert.deepEqual(last(), { kind: "flush interval", intervalMs: 400 });
+    assert.equal(streams.length, 18);
+  });
+});

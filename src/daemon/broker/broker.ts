@@ -13,6 +13,7 @@ import type { DaemonLimits } from "../config/config.js";
 import { TIMER_MS_MAX } from "../config/limits.js";
 import type { Books, LossReason } from "../delivery/books.js";
 import type { DeliveryStream } from "../delivery/delivery.js";
+import type { FlushPacer, FlushTimes } from "../delivery/flush.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { SegmentReader } from "../delivery/segments.js";
 import type { DispatcherHost } from "../dispatch/host.js";
@@ -51,6 +52,8 @@ export interface BrokerParts {
   readonly sampleToStream: LatencyHistogram | null;
   readonly outboxMemory: MemoryBudget;
   readonly streamMemory: StreamMemory;
+  readonly flushPacer: FlushPacer;
+  readonly flushTimes: FlushTimes;
   readonly now: NsClock;
   readonly log: (event: string, fields: Record<string, unknown>) => void;
 }

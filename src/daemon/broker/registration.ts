@@ -5,7 +5,9 @@
 import { PmuError } from "../../pmu/errors.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
+import type { DaemonLimits } from "../config/config.js";
 import { type DeliveryOptions, HandlerDelivery } from "../delivery/delivery.js";
+import { FixedFlush, type FlushRule } from "../delivery/flush.js";
 import type { MemoryBudget } from "../delivery/memory.js";
 import { allocateOutbox, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
 import { OutboxReader } from "../delivery/outbox-reader.js";
@@ -24,6 +26,9 @@ export type OpeningParts = Pick<
   | "armedEvents"
   | "counters"
   | "outboxMemory"
+  | "flushPacer"
+  | "flushTimes"
+  | "limits"
   | "streamMemory"
   | "dispatchToStream"
   | "sampleToStream"
@@ -64,7 +69,7 @@ export async function openHandler(
       event,
       callchain: spec.callchain,
       cgroup: spec.filter.cgroupIds.length > 0,
-      wakeEach: spec.flushIntervalMs === 0,
+      wakeEach: (spec.flushIntervalMs ?? parts.limits.flushIntervalDefaultMs) === 0,
     }),
   );
   let armed: readonly ArmedEvent[];
@@ -147,7 +152,8 @@ function createHandler(
       events: spec.events.length,
       counters: parts.counters,
       overflow: spec.overflow,
-      flushIntervalMs: spec.flushIntervalMs,
+      flush: flushRule(parts, spec, handle.slot),
+      flushTimes: parts.flushTimes,
       now: parts.now,
       encode: encodeDelivery,
       memory: parts.streamMemory,
@@ -163,7 +169,7 @@ function createHandler(
 }
 
 /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
-async function attach({ table, host }: OpeningParts, handler: Handler, outbox: Outbox): Promise<void> {
+async function attach({ table, host, limits }: OpeningParts, handler: Handler, outbox: Outbox): Promise<void> {
   const { handle, spec, armed, registeredAt } = handler;
   table.describe(handle, {
     name: spec.name,
@@ -185,9 +191,20 @@ async function attach({ table, host }: OpeningParts, handler: Handler, outbox: O
       events: armed.map(({ index }, i) => ({ armed: index, ...requestedRate(spec, i) })),
       filter: spec.filter,
       callchain: spec.callchain,
-      flushIntervalMs: spec.flushIntervalMs,
+      flushIntervalMs: handler.delivery.flushIntervalMs,
+      flushIsDaemons: isAdapting(spec, limits),
     },
   });
+}
+
+/** A queue smaller than usual would not hold what comes in a longer interval. */
+function isAdapting({ flushIntervalMs, queueMaxBytes }: HandlerSpec, { queueDefaultBytes }: DaemonLimits): boolean {
+  return flushIntervalMs === null && queueMaxBytes >= queueDefaultBytes;
+}
+
+function flushRule({ limits, flushPacer }: OpeningParts, spec: HandlerSpec, slot: number): FlushRule {
+  if (isAdapting(spec, limits)) return flushPacer.rule(slot);
+  return new FixedFlush(spec.flushIntervalMs ?? limits.flushIntervalDefaultMs);
 }
 
 function requestedRate(spec: HandlerSpec, i: number): { frequencyHz: number; period: number } {

@@ -12,6 +12,7 @@ const LIMITS: DaemonLimits = {
   queueMaxBytes: 8 * REGION_BYTES_MIN,
   queueDefaultBytes: 4 * REGION_BYTES_MIN,
   flushIntervalDefaultMs: 100,
+  flushIntervalDefaultMaxMs: 1000,
   flushIntervalMaxMs: 5000,
   slowDispatchUs: 1024,
   overloadRateFloorHz: 100,
@@ -64,7 +65,7 @@ describe("checkRegister", () => {
     );
     assert.deepEqual(
       [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs, spec.callchain],
-      [LIMITS.queueDefaultBytes, "DROP_NEWEST", 100, 10_000, false],
+      [LIMITS.queueDefaultBytes, "DROP_NEWEST", null, 10_000, false],
     );
     assert.deepEqual(spec.filter, {
       pids: [],
@@ -99,7 +100,7 @@ describe("checkRegister", () => {
   it("tells a flush interval of 0 from one that is not set", () => {
     const queue = { max_bytes: 0, overflow: "OVERFLOW_UNSPECIFIED" };
     assert.equal(check({ queue: { ...queue, flush: "flush_interval_ms", flush_interval_ms: 0 } }).flushIntervalMs, 0);
-    assert.equal(check({ queue }).flushIntervalMs, 100);
+    assert.equal(check({ queue }).flushIntervalMs, null);
   });
 
   it("allows each bound itself", () => {

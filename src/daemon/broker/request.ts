@@ -43,7 +43,8 @@ export interface HandlerSpec {
   readonly callchain: boolean;
   readonly queueMaxBytes: number;
   readonly overflow: Overflow;
-  readonly flushIntervalMs: number;
+  /** null: the daemon decides. */
+  readonly flushIntervalMs: number | null;
   readonly leaseMs: number;
 }
 
@@ -203,9 +204,8 @@ function checkQueue(
   }
   const overflow = OVERFLOW[queue?.overflow ?? "OVERFLOW_UNSPECIFIED"];
   if (overflow === undefined) throw invalid(`queue.overflow: ${queue?.overflow}: not a policy this version knows.`);
-  const flushIntervalMs =
-    queue?.flush === "flush_interval_ms" ? (queue.flush_interval_ms ?? 0) : limits.flushIntervalDefaultMs;
-  if (flushIntervalMs > limits.flushIntervalMaxMs) {
+  const flushIntervalMs = queue?.flush === "flush_interval_ms" ? (queue.flush_interval_ms ?? 0) : null;
+  if (flushIntervalMs !== null && flushIntervalMs > limits.flushIntervalMaxMs) {
     throw invalid(`queue.flush_interval_ms: ${flushIntervalMs}: at most ${limits.flushIntervalMaxMs}.`);
   }
   return { queueMaxBytes, overflow, flushIntervalMs };

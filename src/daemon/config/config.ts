@@ -10,7 +10,9 @@ export interface DaemonLimits {
   /** The most a handler may ask for its queue, and what it gets when it does not ask. */
   readonly queueMaxBytes: number;
   readonly queueDefaultBytes: number;
+  /** What a handler that does not ask gets while there are few streams, and what that grows to with their number. */
   readonly flushIntervalDefaultMs: number;
+  readonly flushIntervalDefaultMaxMs: number;
   readonly flushIntervalMaxMs: number;
   /** A dispatch that takes longer is reported. */
   readonly slowDispatchUs: number;

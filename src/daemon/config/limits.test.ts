@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { planMemory } from "../delivery/memory.js";
-import { arenaBytes, SegmentWriter, SHARE_BYTES_MIN } from "../delivery/segments.js";
+import { Arena, arenaBytes, SLAB_BYTES } from "../delivery/segment-layout.js";
+import { OWN_BYTES_MIN, SegmentWriter } from "../delivery/segments.js";
 import { memoryDefault, memoryForShares, memoryShortfall, RANGES } from "./limits.js";
 import { print, problem, run } from "./load.test-support.js";
 
@@ -10,9 +11,8 @@ const RANGE = RANGES["limits.memory_max_bytes"];
 
 /** Of one dispatcher's segments, what there is for each handler when stuck readers have taken what is shared. */
 function ownBytes(memoryMaxBytes: number, capacity: number, dispatchers: number): number {
-  const arena = arenaBytes(planMemory(memoryMaxBytes).segmentBytes / dispatchers);
-  const usable = arena - arenaBytes(0) + 128 * 1024;
-  return usable / 4 / capacity;
+  const buffer = new SharedArrayBuffer(arenaBytes(planMemory(memoryMaxBytes).segmentBytes / dispatchers));
+  return (new Arena(buffer).reserveSlabs * SLAB_BYTES) / capacity;
 }
 
 describe("memory for each handler", () => {
@@ -26,12 +26,12 @@ describe("memory for each handler", () => {
       const wanted = memoryForShares({ capacity, dispatchers });
       assert.equal(wanted, 256 * 1024 * capacity * dispatchers);
       // Arenas are rounded down to whole slabs.
-      assert.ok(ownBytes(wanted, capacity, dispatchers) > SHARE_BYTES_MIN * 0.99);
-      assert.ok(ownBytes(wanted * 0.9, capacity, dispatchers) < SHARE_BYTES_MIN);
+      assert.ok(ownBytes(wanted, capacity, dispatchers) > OWN_BYTES_MIN * 0.99);
+      assert.ok(ownBytes(wanted * 0.9, capacity, dispatchers) < OWN_BYTES_MIN);
       const writer = new SegmentWriter(
         new SharedArrayBuffer(arenaBytes(planMemory(wanted).segmentBytes / dispatchers)),
       );
-      assert.ok(writer.findShare(capacity) >= SHARE_BYTES_MIN);
+      assert.ok(writer.findShare(capacity) >= OWN_BYTES_MIN);
     }
   });
 

@@ -32,6 +32,7 @@ export const RANGES = {
   "limits.queue_max_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 64 * MIB },
   "limits.queue_default_bytes": { min: REGION_BYTES_MIN, max: 1024 * MIB, default: 4 * MIB },
   "limits.flush_interval_default_ms": { min: 0, max: TIMER_MS_MAX, default: 400 },
+  "limits.flush_interval_default_max_ms": { min: 0, max: TIMER_MS_MAX, default: 2000 },
   "limits.flush_interval_max_ms": { min: 1, max: TIMER_MS_MAX, default: 60_000 },
   "limits.slow_dispatch_us": { min: 1, max: 8192, default: 1024 },
   "limits.lease_default_ms": { min: 1, max: TIMER_MS_MAX, default: 10_000 },
@@ -94,6 +95,12 @@ export const RELATIONS: readonly Relation[] = [
   },
   {
     small: "limits.flush_interval_default_ms",
+    large: "limits.flush_interval_default_max_ms",
+    scale: 1,
+    reason: "the default grows from the one to the other with the number of streams",
+  },
+  {
+    small: "limits.flush_interval_default_max_ms",
     large: "limits.flush_interval_max_ms",
     scale: 1,
     reason: "a handler that asks for nothing must not wait longer than a handler may ask for",

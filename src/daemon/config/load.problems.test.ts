@@ -128,7 +128,16 @@ describe("bad input names its place and the remedy", () => {
       { argv: ["--dispatchers", "17"], file: "limits: {queue_default_bytes: 1048576}" },
       /dispatchers \(17\), times 65536, is above limits\.queue_default_bytes \(1048576\): a queue has a region for each/,
     ],
-    ["flush relation", { file: "limits: {flush_interval_max_ms: 50}" }, /flush_interval_default_ms \(400\) is above/],
+    [
+      "flush relation",
+      { file: "limits: {flush_interval_max_ms: 50}" },
+      /flush_interval_default_max_ms \(2000\) is above/,
+    ],
+    [
+      "flush default relation",
+      { file: "limits: {flush_interval_default_ms: 3000}" },
+      /\(3000\) is above limits.flush_interval_default_max_ms/,
+    ],
     [
       "lease relation",
       { file: "limits: {lease_default_ms: 3600001}" },

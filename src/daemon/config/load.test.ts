@@ -25,6 +25,7 @@ describe("defaults", () => {
         queueMaxBytes: 67_108_864,
         queueDefaultBytes: 4_194_304,
         flushIntervalDefaultMs: 400,
+        flushIntervalDefaultMaxMs: 2000,
         flushIntervalMaxMs: 60_000,
         memoryMaxBytes: 536_870_912,
         slowDispatchUs: 1024,

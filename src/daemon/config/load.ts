@@ -147,6 +147,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
       queueMaxBytes: settings["limits.queue_max_bytes"],
       queueDefaultBytes: settings["limits.queue_default_bytes"],
       flushIntervalDefaultMs: settings["limits.flush_interval_default_ms"],
+      flushIntervalDefaultMaxMs: settings["limits.flush_interval_default_max_ms"],
       flushIntervalMaxMs: settings["limits.flush_interval_max_ms"],
       slowDispatchUs: settings["limits.slow_dispatch_us"],
       overloadRateFloorHz: settings["limits.overload_rate_floor_hz"],

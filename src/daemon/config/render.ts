@@ -28,6 +28,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("limits.queue_max_bytes", config.limits.queueMaxBytes);
   put("limits.queue_default_bytes", config.limits.queueDefaultBytes);
   put("limits.flush_interval_default_ms", config.limits.flushIntervalDefaultMs);
+  put("limits.flush_interval_default_max_ms", config.limits.flushIntervalDefaultMaxMs);
   put("limits.flush_interval_max_ms", config.limits.flushIntervalMaxMs);
   put("limits.slow_dispatch_us", config.limits.slowDispatchUs);
   put("limits.overload_rate_floor_hz", config.limits.overloadRateFloorHz);

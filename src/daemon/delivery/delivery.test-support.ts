@@ -12,6 +12,7 @@ import {
 } from "../grpc/proto.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
 import { type DeliveryOptions, type DeliveryStream, HandlerDelivery } from "./delivery.js";
+import { FixedFlush, FlushTimes } from "./flush.js";
 import { StreamMemory } from "./memory.js";
 import type { WireMessage } from "./message.js";
 import {
@@ -259,7 +260,11 @@ export interface DeliveryFixture {
   attach<T extends HeldStream>(stream: T): T;
 }
 
-export type FixtureOptions = Partial<Pick<DeliveryOptions, "overflow" | "flushIntervalMs" | "events" | "memory">> & {
+export type FixtureOptions = Partial<
+  Pick<DeliveryOptions, "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now">
+> & {
+  readonly flushIntervalMs?: number;
+  readonly arenaBytes?: number;
   readonly dispatchers?: number;
   readonly dataBytes?: number;
   readonly writesMax?: number;
@@ -270,9 +275,10 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
   const { counters } = openTable(1, dispatchers);
   const shape: OutboxShape = outboxShape(dataBytes * dispatchers, dispatchers, events);
   const buffer = allocateOutbox(dispatchers, shape);
-  const arenas = Array.from({ length: dispatchers }, () => new TestArena());
+  const arenas = Array.from({ length: dispatchers }, () => new TestArena(options.arenaBytes));
   const { memory = new StreamMemory(2 ** 26, 1) } = options;
   const clock = { nowNs: 1e9 };
+  const now = options.now ?? (() => clock.nowNs);
   let overflows = 0;
   const faults: Error[] = [];
   let time = 0;
@@ -283,8 +289,9 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     events,
     counters,
     overflow,
-    flushIntervalMs: options.flushIntervalMs ?? 0,
-    now: () => clock.nowNs,
+    flush: options.flush ?? new FixedFlush(options.flushIntervalMs ?? 0),
+    flushTimes: options.flushTimes ?? new FlushTimes(now),
+    now,
     encode: encodeDelivery,
     memory,
     latency: new LatencyHistogram(new Float64Array(HISTOGRAM_WORDS)),

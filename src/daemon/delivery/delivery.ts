@@ -8,6 +8,7 @@ import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage } from "./control-messages.js";
+import type { FlushRule, FlushTimes } from "./flush.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
 import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
 import { MESSAGE_BYTES, MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
@@ -35,7 +36,8 @@ export interface DeliveryOptions {
   readonly events: number;
   readonly counters: SlotCounters;
   readonly overflow: Overflow;
-  readonly flushIntervalMs: number;
+  readonly flush: FlushRule;
+  readonly flushTimes: FlushTimes;
   readonly now: NsClock;
   readonly encode: (message: ControlDelivery) => Uint8Array;
   readonly memory: StreamMemory;
@@ -51,7 +53,6 @@ export interface DeliveryOptions {
 
 /** Nor does anything wait in an outbox filled to this share: it would overflow meanwhile. */
 const DUE_ABOVE = 1 / 4;
-const NS_PER_MS = 1_000_000;
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
@@ -72,7 +73,12 @@ export class HandlerDelivery {
   #flushAtNs = 0;
   /** Whose outbox comes first: another one for each message, or a full one would starve the rest. */
   #turn = 0;
-  #timer: NodeJS.Timeout | null = null;
+  /** When the stream is to be woken; null: not at all. */
+  #wakeAtNs: number | null = null;
+  readonly #wakeInTime = (): void => {
+    this.#wakeAtNs = null;
+    this.pump();
+  };
   #finish: Finish | null = null;
   #overflowed = false;
 
@@ -89,6 +95,11 @@ export class HandlerDelivery {
 
   get nextSequence(): number {
     return this.#sequence;
+  }
+
+  /** How long samples wait for company now. */
+  get flushIntervalMs(): number {
+    return this.#options.flush.intervalMs;
   }
 
   get queuedBytes(): number {
@@ -126,6 +137,7 @@ export class HandlerDelivery {
   attach(stream: DeliveryStream, started: ControlDelivery): void {
     this.#guard(() => {
       this.#stream = stream;
+      this.#options.flush.streamOpened();
       this.#urgent = [this.#options.encode(started) as Buffer];
       this.#flushAtNs = 0;
       this.#pump();
@@ -138,11 +150,18 @@ export class HandlerDelivery {
   }
 
   #break(): void {
-    if (this.#stream === null) return;
-    this.#stream = null;
-    this.#urgent = [];
+    if (this.#detach() === null) return;
     this.#stopWriting();
     if (this.#finish !== null) this.#discard("DISCARDED");
+  }
+
+  /** Lets go of the stream, whatever becomes of it; null when there is none. */
+  #detach(): DeliveryStream | null {
+    const stream = this.#stream;
+    if (stream !== null) this.#options.flush.streamClosed();
+    this.#stream = null;
+    this.#urgent = [];
+    return stream;
   }
 
   /** A dispatcher has left something in the outbox. */
@@ -202,8 +221,7 @@ export class HandlerDelivery {
   #discard(reason: LossReason): void {
     this.#losses.loseQueue(reason);
     if (this.#ending || this.#inFlight.length > 0) {
-      const stream = this.#stream;
-      this.#stream = null;
+      const stream = this.#detach();
       this.#stopWriting();
       try {
         stream?.abort();
@@ -294,19 +312,21 @@ export class HandlerDelivery {
     if (this.#inFlight.length > 0) return false;
     const now = this.#options.now();
     if (now >= this.#flushAtNs) return true;
-    this.#timer ??= setTimeout(
-      () => {
-        this.#timer = null;
-        this.pump();
-      },
-      Math.ceil((this.#flushAtNs - now) / NS_PER_MS),
-    );
+    this.#wakeAt(this.#flushAtNs);
     return false;
+  }
+
+  #wakeAt(atNs: number | null): void {
+    if (atNs === this.#wakeAtNs) return;
+    const { flushTimes } = this.#options;
+    if (this.#wakeAtNs !== null) flushTimes.cancel(this.#wakeAtNs, this.#wakeInTime);
+    if (atNs !== null) flushTimes.at(atNs, this.#wakeInTime);
+    this.#wakeAtNs = atNs;
   }
 
   /** One message of one event's samples, from all dispatchers; false when there is no memory for another one now. */
   #writeChunks(event: number): boolean {
-    const { now, flushIntervalMs, readers } = this.#options;
+    const { now, flush, readers } = this.#options;
     const nowNs = now();
     const bytesMax = this.#inFlight.messageBytesMax;
     if (bytesMax < MESSAGE_BYTES_MIN) return false;
@@ -326,8 +346,7 @@ export class HandlerDelivery {
       }
     }
     this.#turn = (this.#turn + 1) % readers.length;
-    // A tenth early is on time: dispatchers drain at the same interval, and must not be missed by a hair.
-    this.#flushAtNs = nowNs + flushIntervalMs * NS_PER_MS * 0.9;
+    this.#flushAtNs = flush.dueNs(nowNs);
     message.finish(event, this.#sequence);
     this.#sequence += inFlight.samples;
     try {
@@ -397,7 +416,7 @@ export class HandlerDelivery {
     stream.write(this.#options.encode({ end: endMessage(books, reason) }) as Buffer, () => {
       if (this.#stream !== stream) return;
       this.#ending = false;
-      this.#stream = null;
+      this.#detach();
       this.#guard(() => {
         try {
           stream.end();
@@ -414,7 +433,7 @@ export class HandlerDelivery {
     const finish = this.#finish as Finish;
     this.#losses.takePending();
     for (let loss = this.#losses.next(); loss !== undefined; loss = this.#losses.next()) this.#sequence += loss.count;
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#wakeAt(null);
     this.#finish = null;
     this.#options.counters.setQueueBytes(this.#options.slot, 0);
     finish.resolve(this.books());

@@ -121,6 +121,7 @@ export interface HandlerOptions {
   readonly callchain?: boolean;
   readonly regionBytes?: number;
   readonly flushIntervalMs?: number;
+  readonly flushIsDaemons?: boolean;
 }
 
 export class TestHandler {
@@ -221,7 +222,14 @@ export function openDispatcher(
     stats,
     dirty,
     clock,
-    add: ({ events = [{}], filter, callchain = false, regionBytes = REGION_BYTES_MIN, flushIntervalMs = 100 } = {}) => {
+    add: ({
+      events = [{}],
+      filter,
+      callchain = false,
+      regionBytes = REGION_BYTES_MIN,
+      flushIntervalMs = 100,
+      flushIsDaemons = false,
+    } = {}) => {
       const handle = table.table.claim();
       if (handle === null) throw new Error("the table is full");
       const wanted = events.map((event) => ({ armed: 0, frequencyHz: 0, period: 0, ...event }));
@@ -239,6 +247,7 @@ export function openDispatcher(
         filter: { ...ALL, ...filter },
         callchain,
         flushIntervalMs,
+        flushIsDaemons,
       };
       attached.push(spec);
       dispatcher.attach(spec);

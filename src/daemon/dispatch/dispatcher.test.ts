@@ -308,11 +308,26 @@ describe("Dispatcher: handlers", () => {
   it("say how long their samples may wait: the most impatient one counts", () => {
     const fixture = openDispatcher();
     assert.equal(fixture.dispatcher.flushIntervalMs, -1);
+    fixture.dispatcher.setFlushInterval(800);
+    assert.equal(fixture.dispatcher.flushIntervalMs, -1, "no handler, nothing to wait for");
     fixture.add({ flushIntervalMs: 100 });
     const fast = fixture.add({ flushIntervalMs: 0 });
     assert.equal(fixture.dispatcher.flushIntervalMs, 0);
     fixture.dispatcher.detach(fast.handle.slot, fast.handle.generation);
     assert.equal(fixture.dispatcher.flushIntervalMs, 100);
+  });
+
+  it("follow the daemon where they leave it to the daemon", () => {
+    const { dispatcher, add } = openDispatcher();
+    add({ flushIntervalMs: 400, flushIsDaemons: true });
+    const own = add({ flushIntervalMs: 600 });
+    assert.equal(dispatcher.flushIntervalMs, 400);
+    dispatcher.setFlushInterval(2000);
+    assert.equal(dispatcher.flushIntervalMs, 600);
+    dispatcher.detach(own.handle.slot, own.handle.generation);
+    assert.equal(dispatcher.flushIntervalMs, 2000);
+    dispatcher.setFlushInterval(400);
+    assert.equal(dispatcher.flushIntervalMs, 400);
   });
 });
 

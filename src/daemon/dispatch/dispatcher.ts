@@ -35,6 +35,7 @@ interface Port {
   readonly spec: AttachSpec;
   readonly filterKey: string;
   readonly writer: OutboxWriter;
+  flushIntervalMs: number;
   /** By the handler's event index; null until the handler is first offered one of the event's samples. */
   readonly lanes: (Lane | null)[];
 }
@@ -86,6 +87,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       spec,
       filterKey: filterKey(spec.filter),
       writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.shape),
+      flushIntervalMs: spec.flushIntervalMs,
       lanes: spec.events.map(() => null),
     };
     this.#findFlushInterval();
@@ -113,6 +115,12 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#lanes.setPace(event, pace);
   }
 
+  /** Of every handler that leaves it to the daemon. */
+  setFlushInterval(intervalMs: number): void {
+    for (const port of this.#ports) if (port?.spec.flushIsDaemons) port.flushIntervalMs = intervalMs;
+    this.#findFlushInterval();
+  }
+
   /** The shortest time any handler lets its samples wait, or -1 when there is no handler. */
   get flushIntervalMs(): number {
     return this.#flushIntervalMs;
@@ -127,7 +135,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#flushIntervalMs = NO_HANDLER;
     for (const port of this.#ports) {
       if (port === null) continue;
-      const { flushIntervalMs } = port.spec;
+      const { flushIntervalMs } = port;
       if (this.#flushIntervalMs < 0 || flushIntervalMs < this.#flushIntervalMs) this.#flushIntervalMs = flushIntervalMs;
     }
   }

@@ -45,6 +45,7 @@ const DEATHS_WINDOW_MS = 10_000;
 class Ledger {
   readonly #paces = new Map<number, Control>();
   readonly #attached = new Map<number, Control>();
+  #flushInterval: Control | null = null;
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
 
   note(control: Control): void {
@@ -57,6 +58,9 @@ class Ledger {
         break;
       case "pace":
         this.#paces.set(control.event, control);
+        break;
+      case "flush interval":
+        this.#flushInterval = control;
         break;
       case "add formats":
         for (const format of control.formats) this.#formats.push({ event: control.event, format });
@@ -71,12 +75,13 @@ class Ledger {
     }
   }
 
-  /** Paces before handlers, whose own follow from them. */
+  /** Paces before handlers, whose own follow from them; then the interval that is in force for these. */
   controls(): Control[] {
     const formats = this.#formats.map(
       ({ event, format }): Control => ({ kind: "add formats", event, formats: [format] }),
     );
-    return [...this.#paces.values(), ...formats, ...this.#attached.values()];
+    const flushInterval = this.#flushInterval === null ? [] : [this.#flushInterval];
+    return [...this.#paces.values(), ...formats, ...this.#attached.values(), ...flushInterval];
   }
 
   /** One opening of the event: a recording hands out the same ids for each. */

@@ -22,7 +22,9 @@ export interface AttachSpec {
   readonly events: readonly AttachedEvent[];
   readonly filter: FilterSpec;
   readonly callchain: boolean;
+  /** How long the handler lets its samples wait, and whether the daemon decides: then it changes. */
   readonly flushIntervalMs: number;
+  readonly flushIsDaemons: boolean;
 }
 
 export type Control =
@@ -34,6 +36,8 @@ export type Control =
   | { readonly kind: "remove formats"; readonly formats: readonly RecordFormat[] }
   /** Whatever the rings hold is drained first, at the old pace. */
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
+  /** Of all handlers that leave it to the daemon. */
+  | { readonly kind: "flush interval"; readonly intervalMs: number }
   /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
   | { readonly kind: "drain" }
   /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */

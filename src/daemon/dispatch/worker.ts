@@ -85,6 +85,9 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       case "pace":
         dispatcher.setPace(control.event, control.pace);
         break;
+      case "flush interval":
+        dispatcher.setFlushInterval(control.intervalMs);
+        break;
       case "fail":
         if (control.at === "now") fail(control.how);
         dispatcher.failAt(control.at, () => fail(control.how));

@@ -81,7 +81,7 @@ async function register(parts: ServiceParts, request: RegisterRequestMessage, pe
     events: handler.spec.events.map(resolvedEventMessage),
     lease_ms: handler.spec.leaseMs,
     queue_max_bytes: handler.delivery.queueMaxBytes,
-    flush_interval_ms: handler.spec.flushIntervalMs,
+    flush_interval_ms: handler.delivery.flushIntervalMs,
   };
 }
 
@@ -169,6 +169,7 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
     dispatch_ns_sum: Math.round(snapshot.dispatchTime.sum * 1e9),
     peer: handler.peer,
     registered_at: handler.registeredAt,
+    flush_interval_ms: handler.delivery.flushIntervalMs,
   };
 }
 
