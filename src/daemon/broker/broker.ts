@@ -198,6 +198,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
   #streamGone(handler: Handler, event: string, fields: Record<string, unknown>): void {
     const { id, spec, removal, lease } = handler;
     this.#parts.log(event, { handler: id, name: spec.name, lease_ms: spec.leaseMs, ...fields });
+    this.#tidyFrames();
     if (removal !== null) return;
     if (lease === null) this.#startLease(handler);
     this.emit("changed", handler, "CHANGED");
@@ -304,10 +305,16 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#bySlot.delete(handler.handle.slot);
     this.#byName.delete(handler.spec.name);
     this.#parts.outboxMemory.give(handler.chargedBytes);
+    this.#tidyFrames();
     table.release(handler.handle);
     this.#parts.log("handler removed", logBooks(handler, reason, books, waitedNs));
     this.emit("changed", handler, "REMOVED");
     return { books, waitedNs };
+  }
+
+  #tidyFrames(): void {
+    for (const { delivery } of this.#bySlot.values()) if (delivery.subscribed) return;
+    this.#parts.streamMemory.letGoOfIdle();
   }
 
   #startLease(handler: Handler): void {

@@ -11,10 +11,11 @@ import { endMessage } from "./control-messages.js";
 import type { FlushRule, FlushTimes } from "./flush.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
 import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
-import { MESSAGE_BYTES, MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
+import { MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
 import { ENTRY } from "./outbox.js";
-import type { Entry, OutboxReader } from "./outbox-reader.js";
+import type { OutboxReader } from "./outbox-reader.js";
+import { Queue } from "./queue.js";
 
 /** A gRPC stream as delivery sees it. */
 export interface DeliveryStream {
@@ -51,9 +52,6 @@ export interface DeliveryOptions {
   readonly onFault: (error: Error) => void;
 }
 
-/** Nor does anything wait in an outbox filled to this share: it would overflow meanwhile. */
-const DUE_ABOVE = 1 / 4;
-
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
 /** Shared by all handlers: the transport has copied a message before the next one is begun. */
@@ -64,6 +62,7 @@ export class HandlerDelivery {
   readonly #books: HandlerBooks;
   #stream: DeliveryStream | null = null;
   readonly #losses: Losses;
+  readonly #queue: Queue;
   readonly #inFlight: InFlightQueue;
   /** The last message is on its way. */
   #ending = false;
@@ -71,8 +70,6 @@ export class HandlerDelivery {
   #urgent: WireMessage[] = [];
   #sequence = 0;
   #flushAtNs = 0;
-  /** Whose outbox comes first: another one for each message, or a full one would starve the rest. */
-  #turn = 0;
   /** When the stream is to be woken; null: not at all. */
   #wakeAtNs: number | null = null;
   readonly #wakeInTime = (): void => {
@@ -86,6 +83,7 @@ export class HandlerDelivery {
     this.#options = options;
     this.#books = new HandlerBooks(options.events, options.slot, options.counters);
     this.#losses = new Losses(this.#books, options.readers, options.events);
+    this.#queue = new Queue(options.readers, options.latency, options.sampleLatency);
     this.#inFlight = new InFlightQueue(options.memory);
   }
 
@@ -103,11 +101,11 @@ export class HandlerDelivery {
   }
 
   get queuedBytes(): number {
-    return this.#options.readers.reduce((sum, reader) => sum + reader.usedBytes, 0);
+    return this.#queue.usedBytes;
   }
 
   get queueMaxBytes(): number {
-    return this.#options.readers.reduce((sum, reader) => sum + reader.capacityBytes, 0);
+    return this.#queue.capacityBytes;
   }
 
   /**
@@ -272,7 +270,7 @@ export class HandlerDelivery {
   }
 
   #stepQueue(): boolean {
-    const reader = this.#nextReader();
+    const reader = this.#queue.next();
     this.#options.counters.setQueueBytes(this.#options.slot, this.queuedBytes);
     if (reader === undefined) {
       // The end tells the final books: what is on its way must have been taken.
@@ -297,17 +295,8 @@ export class HandlerDelivery {
     this.#write(this.#options.encode(untoldMessage(told)) as Buffer, { event, samples, period, told, gap: null });
   }
 
-  #nextReader(): OutboxReader | undefined {
-    const { readers } = this.#options;
-    for (let i = 0; i < readers.length; i++) {
-      const reader = readers[(this.#turn + i) % readers.length];
-      if (reader.peek()) return reader;
-    }
-    return undefined;
-  }
-
   #isDue(): boolean {
-    if (this.#finish !== null || this.#options.readers.some(isFilling)) return true;
+    if (this.#finish !== null || this.#queue.isFilling) return true;
     // The more a message takes along the better: a second one is not written beside the first for a few samples.
     if (this.#inFlight.length > 0) return false;
     const now = this.#options.now();
@@ -326,45 +315,20 @@ export class HandlerDelivery {
 
   /** One message of one event's samples, from all dispatchers; false when there is no memory for another one now. */
   #writeChunks(event: number): boolean {
-    const { now, flush, readers } = this.#options;
-    const nowNs = now();
     const bytesMax = this.#inFlight.messageBytesMax;
     if (bytesMax < MESSAGE_BYTES_MIN) return false;
-    const inFlight = { ...CONTROL, event };
-    message.begin();
-    for (let i = 0; i < readers.length; i++) {
-      const reader = readers[(this.#turn + i) % readers.length];
-      while (message.bodyBytes < bytesMax && reader.peek()) {
-        const { entry } = reader;
-        if (entry.kind !== ENTRY.CHUNK || entry.event !== event) break;
-        if (message.bodyBytes > 0 && message.bodyBytes + entry.segmentBytes > bytesMax) break;
-        inFlight.samples += entry.samples;
-        inFlight.period += entry.period;
-        this.#recordLatency(entry, nowNs);
-        reader.take();
-        message.add(reader.segments, entry.segment);
-      }
-    }
-    this.#turn = (this.#turn + 1) % readers.length;
+    const { now, flush } = this.#options;
+    const nowNs = now();
+    const { samples, period } = this.#queue.gather(message, event, bytesMax, nowNs);
     this.#flushAtNs = flush.dueNs(nowNs);
     message.finish(event, this.#sequence);
-    this.#sequence += inFlight.samples;
+    this.#sequence += samples;
     try {
-      this.#write(message, inFlight);
+      this.#write(message, { ...CONTROL, event, samples, period });
     } finally {
       message.release();
     }
     return true;
-  }
-
-  #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
-    const { latency, sampleLatency } = this.#options;
-    latency.record(nowNs - dispatchNs, samples);
-    if (sampleLatency === null) return;
-    // A chunk's samples are spread between its first and its last, about evenly: half of them count as each.
-    const half = samples >>> 1;
-    if (half > 0) sampleLatency.record(nowNs - firstNs, half);
-    sampleLatency.record(nowNs - lastNs, samples - half);
   }
 
   #write(bytes: WireMessage, what: InFlight): void {
@@ -438,8 +402,4 @@ export class HandlerDelivery {
     this.#options.counters.setQueueBytes(this.#options.slot, 0);
     finish.resolve(this.books());
   }
-}
-
-function isFilling(reader: OutboxReader): boolean {
-  return reader.usedBytes >= MESSAGE_BYTES || reader.fill >= DUE_ABOVE;
 }

@@ -73,6 +73,15 @@ describe("StreamMemory", () => {
     }
   });
 
+  it("lets go of frames that no stream is left for", () => {
+    const pool = new FramePool(2 ** 24);
+    const memory = new StreamMemory(2 ** 24, 1, pool);
+    pool.give(pool.take(10_000));
+    assert.ok(memory.usedBytes > 0);
+    memory.letGoOfIdle();
+    assert.equal(memory.usedBytes, 0);
+  });
+
   it("lets an idle daemon's stream write the largest message", () => {
     const memory = new StreamMemory(2 ** 27, 256);
     assert.equal(memory.messageBytesMax(0), MESSAGE_BYTES);

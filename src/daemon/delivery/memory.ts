@@ -133,6 +133,11 @@ export class StreamMemory {
     return this.#peakBytes;
   }
 
+  /** No stream is left that could use the frames that are kept. */
+  letGoOfIdle(): void {
+    this.#idle.trim(0);
+  }
+
   /** A frame is handed to the transport by a stream that has `heldBytes` there now. */
   take(heldBytes: number, bytes: number): void {
     this.#heldBytes += bytes;
