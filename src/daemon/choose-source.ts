@@ -31,7 +31,10 @@ export function chooseSource(spec: SourceSpec, ringBytes: number): ChosenSource 
         fallbackReason: null,
       };
     case "replay":
-      return { source: openReplaySource({ file: spec.file, ringBytes }), fallbackReason: null };
+      return {
+        source: openReplaySource({ file: spec.file, speed: spec.speed, loop: spec.loop, ringBytes }),
+        fallbackReason: null,
+      };
     case "auto":
       try {
         return { source: openPerfSource({ ringBytes }), fallbackReason: null };

@@ -283,6 +283,7 @@ async function start(
   if (fallbackReason !== null) {
     log.warn({ reason: fallbackReason }, "NO LIVE SAMPLES: the kernel refused; serving a recording instead");
   }
+  for (const warning of source.warnings ?? []) log.warn({ source: source.description }, warning);
   log.info(
     {
       source: source.description,

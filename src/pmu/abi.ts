@@ -32,6 +32,8 @@ export const SAMPLE = {
   PHYS_ADDR: 1 << 19,
   AUX: 1 << 20,
   CGROUP: 1 << 21,
+  DATA_PAGE_SIZE: 1 << 22,
+  CODE_PAGE_SIZE: 1 << 23,
   WEIGHT_STRUCT: 1 << 24,
 } as const;
 

@@ -134,6 +134,8 @@ export interface Source {
   /** Whether `time` can be compared with CLOCK_MONOTONIC of now. */
   readonly clockIsMonotonic: boolean;
   readonly defaultEvent: string;
+  /** What is wrong with what it serves, for the log: a recording that is damaged. */
+  readonly warnings?: readonly string[];
   /** Fixed for the source's life. */
   readonly rings: readonly RingDescriptor[];
   listEvents(): EventCatalog;

@@ -57,6 +57,9 @@ export const SYNTHETIC = {
   seed: { min: 0, max: 2 ** 32 - 1, default: 1 },
 } as const;
 
+/** Of the recorded pace. */
+export const REPLAY = { speed: { min: 0.001, max: 1_000_000, default: 1 } } as const;
+
 /** Widest uint32 as a protobuf varint: what one pid in a filter may take of a message. */
 const FILTER_ENTRY_BYTES = 5;
 

@@ -87,11 +87,7 @@ describe("bad input names its place and the remedy", () => {
       { argv: ["--listen", "0.0.0.0:50051"] },
       /^flag --listen: "0\.0\.0\.0:50051" is reachable from other machines, and plain TCP protects neither samples nor control; listen on a Unix socket/,
     ],
-    [
-      "source",
-      { argv: ["--source", "kernel"] },
-      /^flag --source: "kernel" is no source; give auto, perf, replay:FILE or/,
-    ],
+    ["source", { argv: ["--source", "kernel"] }, /^flag --source: "kernel" is no source; give auto, perf, replay:FILE/],
     [
       "CPUs",
       { argv: ["--dispatcher-cpus", "all"] },

@@ -117,7 +117,7 @@ describe("each place", () => {
     });
     assert.deepEqual(config.metrics, { host: "0.0.0.0", port: 0 });
     assert.equal(config.runtimeDir, "/some dir/rel");
-    assert.deepEqual(config.source, { kind: "replay", file: "/some dir/r.data" });
+    assert.deepEqual(config.source, { kind: "replay", file: "/some dir/r.data", speed: 1, loop: false });
     assert.equal(config.logLevel, "silent");
     assert.equal(config.overload, "lower");
     assert.deepEqual(config.listen, [{ kind: "unix", path: "/some dir/s" }]);

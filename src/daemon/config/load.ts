@@ -172,7 +172,7 @@ function deriveMemory({ settings, origins }: Merged): Settings {
 }
 
 function resolveSource(source: SourceSpec, cwd: string): SourceSpec {
-  return source.kind === "replay" ? { kind: "replay", file: resolve(cwd, source.file) } : source;
+  return source.kind === "replay" ? { ...source, file: resolve(cwd, source.file) } : source;
 }
 
 /** What can only be judged of the whole. */

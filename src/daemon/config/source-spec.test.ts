@@ -5,7 +5,9 @@ import { formatSource, parseSource, type SourceSpec } from "./source-spec.js";
 const good: [text: string, value: SourceSpec][] = [
   ["auto", { kind: "auto" }],
   ["perf", { kind: "perf" }],
-  ["replay:a:b,c.data", { kind: "replay", file: "a:b,c.data" }],
+  ["replay:a:b,c.data", { kind: "replay", file: "a:b,c.data", speed: 1, loop: false }],
+  ["replay:f,x,speed=0.5,loop", { kind: "replay", file: "f,x", speed: 0.5, loop: true }],
+  ["replay:f,loop,speed=max", { kind: "replay", file: "f", speed: Number.POSITIVE_INFINITY, loop: true }],
   ["synthetic:1", { kind: "synthetic", ratePerSecond: 1, cpus: null, seed: 1 }],
   ["synthetic:100000000,seed=0", { kind: "synthetic", ratePerSecond: 100_000_000, cpus: null, seed: 0 }],
   ["synthetic:5,seed=4294967295,cpus=1024", { kind: "synthetic", ratePerSecond: 5, cpus: 1024, seed: 4_294_967_295 }],
@@ -18,12 +20,18 @@ for (const [text, value] of good) {
 }
 
 const bad: [text: string, complaint: RegExp][] = [
-  ["", /"" is no source; give auto, perf, replay:FILE or synthetic:RATE/],
+  ["", /"" is no source; give auto, perf, replay:FILE\[,speed=N\|max\]\[,loop\] or synthetic:RATE/],
   ["Perf", /is no source/],
   ["perf:x", /takes nothing behind perf/],
   ["auto:", /takes nothing behind auto/],
   ["replay", /names no recording; give replay:FILE/],
   ["replay:", /names no recording/],
+  ["replay:,loop", /names no recording/],
+  ["replay:f,speed=0", /no usable speed; give a speed from 0.001 to 1000000, or max/],
+  ["replay:f,speed=fast", /no usable speed/],
+  ["replay:f,speed=1000001", /no usable speed/],
+  ["replay:f,loop,speed=1,loop", /gives loop twice; give it once/],
+  ["replay:f,speed=1,speed=2", /gives speed twice/],
   ["synthetic", /has no rate; give synthetic:RATE in samples a second/],
   ["synthetic:", /has no rate/],
   ["synthetic:0", /no usable rate; give a whole rate from 1 to 100000000/],

@@ -2,21 +2,23 @@
 import { parentPort } from "node:worker_threads";
 import { PAGE_BYTES, RECORD } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
+import { KERNEL_RECORD } from "../perf-data/format.js";
 import type { RingDescriptor } from "../source.js";
 import { addLost, addProduced, type CountsBuffer } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
-import type { RecordIndex } from "./record-index.js";
+import { bodyTimeAt, type RecordIndex } from "./record-index.js";
 import { RingWriter } from "./ring-writer.js";
 
 export interface ReplayProducerData {
   readonly rings: readonly RingDescriptor[];
-  /** The recording. */
+  /** The recording's image. */
   readonly bytes: Uint8Array<SharedArrayBuffer>;
   readonly index: RecordIndex;
   /** How many events the recording holds. */
   readonly attrs: number;
   /** 1 is the recorded pace, infinity as fast as the readers drain. */
   readonly speed: number;
+  readonly loop: boolean;
   /** By attr, over all runs. What the recording's LOST records tell of counts as made and lost. */
   readonly counts: CountsBuffer;
 }
@@ -36,6 +38,17 @@ const READER_POLL_MS = 1;
 /** Bounds how long a command waits. */
 const STEP_RECORDS_MAX = 10_000;
 
+/** They tell of one event, and nobody wants them who has not enabled it; all others tell of the machine. */
+const OF_THEIR_EVENT: ReadonlySet<number> = new Set([
+  KERNEL_RECORD.SAMPLE,
+  KERNEL_RECORD.LOST,
+  KERNEL_RECORD.LOST_SAMPLES,
+  KERNEL_RECORD.THROTTLE,
+  KERNEL_RECORD.UNTHROTTLE,
+  KERNEL_RECORD.READ,
+  KERNEL_RECORD.CALLCHAIN_DEFERRED,
+]);
+
 class Replay {
   readonly #data: ReplayProducerData;
   readonly #view: DataView;
@@ -50,13 +63,20 @@ class Replay {
   #next = 0;
   /** When the run's first time was due; null until it has an event to write. */
   #startMs: number | null = null;
-  #firstTimeNs = 0;
+  /** How often the run has started over, and what that adds to each time. */
+  #passes = 0;
+  #shiftNs = 0;
+  /** Whether this pass has written anything. */
+  #wrote = false;
+  /** From the first time to the one that a pass more begins with. */
+  readonly #passNs: number;
 
   constructor(data: ReplayProducerData, writers: readonly RingWriter[]) {
     this.#data = data;
     this.#view = new DataView(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength);
     this.#writers = writers;
     this.#enabled = new Uint32Array(data.attrs);
+    this.#passNs = passNs(data.index);
   }
 
   obey(command: ReplayCommand): void {
@@ -65,6 +85,9 @@ class Replay {
         this.#run = command.run;
         this.#next = 0;
         this.#startMs = null;
+        this.#passes = 0;
+        this.#shiftNs = 0;
+        this.#wrote = false;
         return;
       case "abandon":
         this.#run = null;
@@ -81,8 +104,9 @@ class Replay {
   /** Writes what is due; returns how long to sleep, in ms. */
   step(nowMs: number, ended: (run: number) => void): number {
     if (this.#run === null || this.#enabledCount === 0) return Number.POSITIVE_INFINITY;
-    this.#startMs ??= this.#start(nowMs);
+    this.#startMs ??= nowMs;
     if (this.#next < this.#data.index.count) return this.#writeDue(nowMs - this.#startMs);
+    if (this.#data.loop && this.#data.index.count > 0) return this.#startOver();
     if (!this.#writers.every((writer) => writer.isDrained())) return READER_POLL_MS;
     const run = this.#run;
     this.#run = null;
@@ -90,16 +114,21 @@ class Replay {
     return Number.POSITIVE_INFINITY;
   }
 
-  #start(nowMs: number): number {
-    const { time } = this.#data.index;
-    // Records that perf made up before the first timed one have time 0.
-    this.#firstTimeNs = time.find((timeNs) => timeNs > 0) ?? 0;
-    return nowMs;
+  /** A pass that wrote nothing must not be followed by the next without a pause. */
+  #startOver(): number {
+    const sleepMs = this.#wrote ? 0 : READER_POLL_MS;
+    this.#next = 0;
+    this.#passes++;
+    this.#shiftNs = this.#passes * this.#passNs;
+    this.#wrote = false;
+    return sleepMs;
   }
 
   #writeDue(elapsedMs: number): number {
-    const { index, speed } = this.#data;
-    const limitNs = this.#firstTimeNs + elapsedMs * 1e6 * speed;
+    const { index, speed, loop } = this.#data;
+    const isPaced = Number.isFinite(speed);
+    const firstTimeNs = index.time[0] as number;
+    const limitNs = isPaced ? firstTimeNs + elapsedMs * 1e6 * speed - this.#shiftNs : Number.POSITIVE_INFINITY;
     const end = Math.min(index.count, this.#next + STEP_RECORDS_MAX);
     while (this.#next < end && (index.time[this.#next] as number) <= limitNs) {
       if (!this.#write(this.#next)) {
@@ -109,7 +138,7 @@ class Replay {
       this.#next++;
     }
     const isLast = this.#next === index.count;
-    this.#publish(isLast || this.#wakeEachCount > 0);
+    this.#publish((isLast && !loop) || this.#wakeEachCount > 0);
     if (isLast || this.#next === end) return 0;
     return ((index.time[this.#next] as number) - limitNs) / (1e6 * speed);
   }
@@ -118,22 +147,51 @@ class Replay {
   #write(record: number): boolean {
     const { index, bytes, counts } = this.#data;
     const attr = index.attr[record] as number;
-    if (this.#enabled[attr] === 0) return true;
     const at = index.offset[record] as number;
+    const type = this.#view.getUint32(at, true);
+    if (this.#enabled[attr] === 0 && OF_THEIR_EVENT.has(type)) return true;
     const size = this.#view.getUint16(at + 6, true);
     const writer = this.#writers[index.ring[record] as number] as RingWriter;
     if (writer.room() < size) return false;
+    const position = writer.head;
     writer.append(bytes, at, at + size);
-    const type = this.#view.getUint32(at, true);
+    this.#wrote = true;
+    if (this.#shiftNs > 0) this.#shiftTimes(writer, position, type, index.timeAt[record] as number, size);
     if (type === RECORD.SAMPLE) addProduced(counts, attr, 1);
     // { header, id, lost }
     if (type === RECORD.LOST && size >= 24) addLost(counts, attr, Number(this.#view.getBigUint64(at + 16, true)));
     return true;
   }
 
+  #shiftTimes(writer: RingWriter, position: number, type: number, timeAt: number, size: number): void {
+    if (timeAt > 0) addToTime(writer, position + timeAt, this.#shiftNs);
+    const inBody = bodyTimeAt(type);
+    if (inBody > 0 && inBody + 8 <= size) addToTime(writer, position + inBody, this.#shiftNs);
+  }
+
   #publish(wakeNow: boolean): void {
     for (const writer of this.#writers) writer.publish(wakeNow);
   }
+}
+
+const TWO_32 = 2 ** 32;
+
+/** Adds to a u64 in the ring that is not published yet. A time that is 0 is none, and stays so. */
+function addToTime({ words, wordMask }: RingWriter, position: number, ns: number): void {
+  const lowAt = (position / 4) & wordMask;
+  const highAt = (lowAt + 1) & wordMask;
+  if (words[lowAt] === 0 && words[highAt] === 0) return;
+  const low = (words[lowAt] as number) + (ns % TWO_32);
+  words[lowAt] = low;
+  words[highAt] = (words[highAt] as number) + Math.floor(ns / TWO_32) + (low >= TWO_32 ? 1 : 0);
+}
+
+/** The recording's span, and as much more as lies between two of its records on average: at least 1 ns. */
+function passNs({ count, time }: RecordIndex): number {
+  if (count === 0) return 0;
+  const first = time[0] as number;
+  const last = time.reduce((latest, own) => Math.max(latest, own), first);
+  return last - first + Math.max(1, Math.round((last - first) / count));
 }
 
 function main(): void {

@@ -11,7 +11,9 @@ import {
   splitModifiers,
 } from "../event-spec.js";
 import { genericEventByConfig } from "../generic-events.js";
-import { type RecordedAttr, type Recording, readRecording } from "../perf-data.js";
+import type { RecordedAttr } from "../perf-data/attr.js";
+import type { Damage } from "../perf-data/image.js";
+import { type Recording, readRecording } from "../perf-data/recording.js";
 import { sampleOffsets } from "../record.js";
 import type {
   EventCatalog,
@@ -38,6 +40,8 @@ export interface ReplaySourceOptions {
   readonly ringBytes: number;
   /** 1, the default, is the recorded pace; infinity is as fast as the dispatchers drain. */
   readonly speed?: number;
+  /** Starts over at the end, with the times shifted so that they go on, and so never ends. */
+  readonly loop?: boolean;
   /** CLOCK_MONOTONIC in nanoseconds, for the time an event was enabled. */
   readonly now?: () => bigint;
 }
@@ -57,8 +61,9 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const rings = openSoftwareRings(index.cpus, options.ringBytes);
   const attrs = recording.attrs.length;
   const counts = allocateCounts(attrs);
-  const data: ReplayProducerData = { rings, bytes: recording.bytes, index, attrs, speed: options.speed ?? 1, counts };
-  return new ReplaySource(recording, data, index.count, options.now ?? hrtime.bigint);
+  const { speed = 1, loop = false } = options;
+  const data: ReplayProducerData = { rings, bytes: recording.image.bytes, index, attrs, speed, loop, counts };
+  return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
 }
 
 /** clockid_t */
@@ -82,6 +87,7 @@ class ReplaySource implements Source {
   readonly defaultEvent: string;
   readonly description: string;
   readonly rings: readonly RingDescriptor[];
+  readonly warnings: readonly string[];
   readonly #recording: Recording;
   readonly #data: ReplayProducerData;
   readonly #nowNs: () => bigint;
@@ -93,7 +99,7 @@ class ReplaySource implements Source {
   #running = false;
   #closed: Promise<void> | null = null;
 
-  constructor(recording: Recording, data: ReplayProducerData, records: number, nowNs: () => bigint) {
+  constructor(recording: Recording, data: ReplayProducerData, nowNs: () => bigint) {
     this.#recording = recording;
     this.#data = data;
     this.#nowNs = nowNs;
@@ -102,7 +108,10 @@ class ReplaySource implements Source {
     this.clock = clockName(first);
     this.defaultEvent = first.name;
     const ringKib = (data.rings[0] as RingDescriptor).dataBytes / 1024;
-    this.description = `replay: ${recording.file}, ${records} records, ${data.rings.length} CPUs, rings of ${ringKib} KiB`;
+    const { count, damage } = data.index;
+    const pace = `${data.speed === 1 ? "" : `, speed ${Number.isFinite(data.speed) ? data.speed : "max"}`}${data.loop ? ", loop" : ""}`;
+    this.description = `replay: ${recording.file}, ${count} records, ${data.rings.length} CPUs, rings of ${ringKib} KiB${pace}`;
+    this.warnings = [...recording.damage, ...(damage === null ? [] : [damage])].map(describeDamage);
     const entry = new URL("./replay-producer.js", import.meta.url);
     this.#thread = new ProducerThread(entry, "nmid-replay", data, ({ run }) => this.#ended(run));
   }
@@ -241,6 +250,10 @@ class ReplaySource implements Source {
     this.#closed ??= this.#thread.stop().then(() => closeSoftwareRings(this.rings));
     return this.#closed;
   }
+}
+
+function describeDamage({ offset, message }: Damage): string {
+  return `the recording is damaged at byte ${offset}: ${message}`;
 }
 
 function isDummy({ type, config }: RecordedAttr): boolean {
