@@ -20,6 +20,7 @@ import {
 import { Cursor, type Damage, Image, RecordingError, readImage } from "./image.js";
 import { type Run, scanRecords } from "./scan.js";
 import { readTracingData } from "./tracing-data.js";
+import { readPipeAttr } from "./user-records.js";
 
 export interface Recording {
   /** For messages. */
@@ -253,7 +254,7 @@ function collect(
   const cursor = (what: string): Cursor => new Cursor(image, at + RECORD_HEADER_BYTES, at + size, what);
   switch (type) {
     case USER_RECORD.HEADER_ATTR:
-      if (isPipe) readPipeAttr(cursor("an event"), draft);
+      if (isPipe) addPipeAttr(cursor("an event"), draft);
       return;
     case USER_RECORD.EVENT_TYPE:
       tolerate(draft, () => readEventType(cursor("an event type"), draft));
@@ -284,11 +285,8 @@ function collect(
   }
 }
 
-/** { attr, ids }: the attr says how long it is. */
-function readPipeAttr(cursor: Cursor, draft: Draft): void {
-  cursor.need(8, "an attr");
-  const bytes = cursor.image.view.getUint32(cursor.at + 4, true) || ATTR_BYTES_MIN;
-  const attr = readAttr(cursor.sub(bytes, "an attr"));
+function addPipeAttr(cursor: Cursor, draft: Draft): void {
+  const attr = readPipeAttr(cursor);
   draft.attrs.push({ ...attr, ids: Array.from(cursor.u64s(Math.floor(cursor.left / 8), "ids")) });
 }
 

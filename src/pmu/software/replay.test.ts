@@ -250,6 +250,54 @@ describe("the replay source", { timeout: 60_000 }, () => {
     assert.deepEqual([again.read().produced, again.read().lost], [told.produced, 42]);
   });
 
+  it("starts over in a loop, with times that go on", async (t) => {
+    const { source, consumer } = open(t, { loop: true });
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    source.begin();
+    const passes = 3;
+    const all = recorded(0).length + recorded(1).length;
+    const records = await consumer.takeUntil((taken) => taken.length > passes * all);
+    for (const cpu of [0, 1]) {
+      // IDENTIFIER, IP, TID, TIME
+      const times = samplesOf(records).flatMap(({ cpu: own, view }) =>
+        own === cpu ? [view.getBigUint64(32, true)] : [],
+      );
+      assert.ok(times.length > 0);
+      assert.deepEqual(
+        times,
+        times.toSorted((a, b) => (a < b ? -1 : a > b ? 1 : 0)),
+      );
+      assert.ok((times.at(-1) as bigint) > (times[0] as bigint));
+    }
+  });
+
+  it("plays what is readable of a damaged recording, says where it is damaged, and ends", async (t) => {
+    const cut = (bytes: Buffer): void => {
+      // The data section's middle is no record.
+      const start = Number(bytes.readBigUInt64LE(40));
+      let at = start;
+      while (at < start + 20_000) at += bytes.readUInt16LE(at + 6);
+      bytes.writeBigUInt64LE(0n, at);
+    };
+    const { source, consumer } = open(t, { file: variant(t, cut) });
+    assert.match(source.warnings?.join() ?? "", /^the recording is damaged at byte \d+: a record of 0 bytes; .*again$/);
+    source.open(source.resolve({ event: "" }), SHAPE).enable();
+    const records = await playToEnd(source, consumer);
+    assert.ok(records.length > 0 && records.length < recorded(0).length + recorded(1).length);
+  });
+
+  it("plays compressed recordings in pipe mode", async (t) => {
+    const file = fileURLToPath(new URL("../../../../test/fixtures/perf-data/zstd2-pipe.perf.data", import.meta.url));
+    const { source, consumer } = open(t, { file, ringBytes: 1 << 17 });
+    assert.deepEqual(source.warnings, []);
+    source.open(source.resolve({ event: "cpu-clock" }), SHAPE).enable();
+    const records = await playToEnd(source, consumer);
+    const { counts } = readRecording(file);
+    for (const type of [RECORD.SAMPLE, 3, 4, 7, 10]) {
+      assert.equal(records.filter((taken) => taken.type === type).length, counts[type], `records of type ${type}`);
+    }
+  });
+
   it("makes its rings readable", async (t) => {
     const { source } = open(t);
     source.open(source.resolve({ event: "" }), SHAPE).enable();
