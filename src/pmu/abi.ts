@@ -74,23 +74,35 @@ const ATTR = {
   READ_FORMAT: 32,
   FLAGS: 40,
   WAKEUP: 48,
+  BP_TYPE: 52,
+  /** A union with bp_addr. */
+  CONFIG1: 56,
+  /** A union with bp_len. */
+  CONFIG2: 64,
   CLOCKID: 92,
+  CONFIG3: 128,
 } as const;
 
 const ATTR_FLAG = {
   DISABLED: 1n << 0n,
+  PINNED: 1n << 2n,
   EXCLUDE_USER: 1n << 4n,
   EXCLUDE_KERNEL: 1n << 5n,
   EXCLUDE_HV: 1n << 6n,
+  EXCLUDE_IDLE: 1n << 7n,
   FREQ: 1n << 10n,
   WATERMARK: 1n << 14n,
   PRECISE_IP_SHIFT: 15n,
   SAMPLE_ID_ALL: 1n << 18n,
+  EXCLUDE_HOST: 1n << 19n,
+  EXCLUDE_GUEST: 1n << 20n,
   USE_CLOCKID: 1n << 25n,
 } as const;
 
 /** PERF_ATTR_SIZE_VER7 (with sig_data): accepted by every kernel since 5.13, and by older ones as long as the tail is 0. */
 const ATTR_BYTES = 128;
+/** PERF_ATTR_SIZE_VER8, with config3: kernels before 6.3 refuse it with E2BIG where config3 is not 0. */
+const ATTR_BYTES_CONFIG3 = 136;
 
 export interface AttrFields {
   readonly type: number;
@@ -104,16 +116,33 @@ export interface AttrFields {
   readonly excludeKernel: boolean;
   readonly excludeHv: boolean;
   readonly preciseIp: number;
+  readonly config1?: bigint;
+  readonly config2?: bigint;
+  readonly config3?: bigint;
+  readonly bpType?: number;
+  readonly excludeHost?: boolean;
+  readonly excludeGuest?: boolean;
+  readonly excludeIdle?: boolean;
+  /** Its counter is its own while it is enabled; where there is none left the event ends in error. */
+  readonly pinned?: boolean;
+  /** Enabled from the start: a group's members, which count when their leader does. */
+  readonly enabled?: boolean;
   /** Bytes with `watermark`, else samples. */
   readonly wakeup: number;
   readonly watermark: boolean;
 }
 
-/** struct perf_event_attr for a per-CPU event: disabled, on CLOCK_MONOTONIC, with the sample id in every record. */
+/** struct perf_event_attr for a per-CPU event: on CLOCK_MONOTONIC, with the sample id in every record. */
 export function encodeAttr(fields: AttrFields): Uint8Array {
-  const bytes = new Uint8Array(ATTR_BYTES);
+  const { config1 = 0n, config2 = 0n, config3 = 0n, bpType = 0 } = fields;
+  const bytes = new Uint8Array(config3 === 0n ? ATTR_BYTES : ATTR_BYTES_CONFIG3);
   const view = new DataView(bytes.buffer);
-  let flags = ATTR_FLAG.DISABLED | ATTR_FLAG.SAMPLE_ID_ALL | ATTR_FLAG.USE_CLOCKID;
+  let flags = ATTR_FLAG.SAMPLE_ID_ALL | ATTR_FLAG.USE_CLOCKID;
+  if (!fields.enabled) flags |= ATTR_FLAG.DISABLED;
+  if (fields.pinned) flags |= ATTR_FLAG.PINNED;
+  if (fields.excludeIdle) flags |= ATTR_FLAG.EXCLUDE_IDLE;
+  if (fields.excludeHost) flags |= ATTR_FLAG.EXCLUDE_HOST;
+  if (fields.excludeGuest) flags |= ATTR_FLAG.EXCLUDE_GUEST;
   if (fields.excludeUser) flags |= ATTR_FLAG.EXCLUDE_USER;
   if (fields.excludeKernel) flags |= ATTR_FLAG.EXCLUDE_KERNEL;
   if (fields.excludeHv) flags |= ATTR_FLAG.EXCLUDE_HV;
@@ -121,13 +150,17 @@ export function encodeAttr(fields: AttrFields): Uint8Array {
   if (fields.watermark) flags |= ATTR_FLAG.WATERMARK;
   flags |= BigInt(fields.preciseIp) << ATTR_FLAG.PRECISE_IP_SHIFT;
   view.setUint32(ATTR.TYPE, fields.type, true);
-  view.setUint32(ATTR.SIZE, ATTR_BYTES, true);
+  view.setUint32(ATTR.SIZE, bytes.length, true);
   view.setBigUint64(ATTR.CONFIG, fields.config, true);
   view.setBigUint64(ATTR.SAMPLE_PERIOD, fields.samplePeriod, true);
   view.setBigUint64(ATTR.SAMPLE_TYPE, BigInt(fields.sampleType), true);
   view.setBigUint64(ATTR.READ_FORMAT, BigInt(fields.readFormat), true);
   view.setBigUint64(ATTR.FLAGS, flags, true);
   view.setUint32(ATTR.WAKEUP, fields.wakeup, true);
+  view.setUint32(ATTR.BP_TYPE, bpType, true);
+  view.setBigUint64(ATTR.CONFIG1, config1, true);
+  view.setBigUint64(ATTR.CONFIG2, config2, true);
   view.setInt32(ATTR.CLOCKID, CLOCK_MONOTONIC, true);
+  if (config3 !== 0n) view.setBigUint64(ATTR.CONFIG3, config3, true);
   return bytes;
 }

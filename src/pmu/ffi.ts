@@ -4,6 +4,7 @@
  * Every call answers as the C library does; `Errno` carries what went wrong. Callers own what they open and map.
  */
 import koffi from "koffi";
+import { PAGE_BYTES } from "./abi.js";
 import { CPUS_MAX } from "./cpu-list.js";
 
 const libc = koffi.load("libc.so.6");
@@ -172,4 +173,66 @@ const PR_SET_NAME = 15;
 /** What `top -H` and /proc show of the calling thread; the kernel keeps 15 bytes. */
 export function setThreadName(name: string): void {
   check("prctl", cPrctlName(PR_SET_NAME, name, 0, 0, 0));
+}
+
+/** perfmon/pfmlib.h */
+const PFM_OS_PERF_EVENT = 1;
+const PFM_PLM_USER_AND_KERNEL = 0x9;
+/** pfm_perf_encode_arg_t: attr, fstr, size, idx, cpu, flags. */
+const PFM_ARG_BYTES = 40;
+const PFM_ARG_SIZE_OFFSET = 16;
+const PFM_ATTR_BYTES = 128;
+
+export interface PfmAttr {
+  readonly type: number;
+  readonly config: bigint;
+  readonly config1: bigint;
+  readonly config2: bigint;
+}
+
+type PfmLibrary = (name: string) => PfmAttr;
+
+let pfmLibrary: PfmLibrary | null | undefined;
+
+/**
+ * What libpfm4 makes of an event's name. null where the library is not installed; throws an Error with its words where
+ * it does not know the name, or this CPU. The library is loaded when it is first asked for.
+ */
+export function pfmEncode(name: string): PfmAttr | null {
+  pfmLibrary ??= loadPfm();
+  return pfmLibrary?.(name) ?? null;
+}
+
+function loadPfm(): PfmLibrary | null {
+  let library: ReturnType<typeof koffi.load>;
+  try {
+    library = koffi.load("libpfm.so.4");
+  } catch {
+    return null;
+  }
+  const initialize = library.func("int pfm_initialize(void)");
+  const describe = library.func("const char *pfm_strerror(int code)");
+  const encode = library.func("pfm_get_os_event_encoding", "int", ["str", "int", "int", "uintptr_t"]);
+  const checkPfm = (code: number): void => {
+    if (code !== 0) throw new Error(String(describe(code)));
+  };
+  let initialized = false;
+  // The library writes through a pointer in its argument, so both stand in one piece of memory with a known address.
+  const memory = mapAnonymous(PAGE_BYTES);
+  const view = new DataView(viewMemory(memory, PAGE_BYTES));
+  return (name) => {
+    if (!initialized) checkPfm(initialize());
+    initialized = true;
+    for (let at = 0; at < PFM_ARG_BYTES + PFM_ATTR_BYTES; at += 8) view.setBigUint64(at, 0n, true);
+    view.setBigUint64(0, memory + BigInt(PFM_ARG_BYTES), true);
+    view.setBigUint64(PFM_ARG_SIZE_OFFSET, BigInt(PFM_ARG_BYTES), true);
+    view.setUint32(PFM_ARG_BYTES + 4, PFM_ATTR_BYTES, true);
+    checkPfm(encode(name, PFM_PLM_USER_AND_KERNEL, PFM_OS_PERF_EVENT, memory));
+    return {
+      type: view.getUint32(PFM_ARG_BYTES, true),
+      config: view.getBigUint64(PFM_ARG_BYTES + 8, true),
+      config1: view.getBigUint64(PFM_ARG_BYTES + 56, true),
+      config2: view.getBigUint64(PFM_ARG_BYTES + 64, true),
+    };
+  };
 }

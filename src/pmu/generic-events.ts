@@ -100,20 +100,21 @@ function cacheEvents(): GenericEvent[] {
     for (const op of cache.ops) {
       const { names, plural, text } = OPS[op] as OpTerm;
       const config = id | (op << 8);
-      // perf takes a bare `LLC-misses` as loads.
+      // perf takes operation and result in either order, and a bare `LLC-misses` or `LLC` as loads.
       const spelled = (results: readonly string[]): string[] => [
-        ...names.flatMap((name) => results.map((result) => `${name}-${result}`)),
+        ...names.flatMap((name) => results.flatMap((result) => [`${name}-${result}`, `${result}-${name}`])),
         ...(op === READ ? results : []),
       ];
       const aliases = (suffixes: readonly string[], canonical: string): string[] =>
         cache.names
-          .flatMap((name) => suffixes.map((suffix) => `${name}-${suffix}`))
+          .flatMap((name) => suffixes.map((suffix) => (suffix === "" ? name : `${name}-${suffix}`)))
           .filter((name) => name !== canonical);
+      const bare = op === READ ? [""] : [];
       const [cacheName] = cache.names;
       const all = `${cacheName}-${plural}`;
       const missed = `${cacheName}-${names[0]}-misses`;
       events.push(
-        cacheEvent(all, aliases([...names, ...spelled(RESULT_ACCESS)], all), config, `${text} ${cache.text}`),
+        cacheEvent(all, aliases([...names, ...spelled(RESULT_ACCESS), ...bare], all), config, `${text} ${cache.text}`),
         cacheEvent(
           missed,
           aliases(spelled(RESULT_MISS), missed),

@@ -34,25 +34,67 @@ export interface EventRequest {
   readonly period?: number;
 }
 
-/** An event as it can be opened, once for all handlers whose `key` is the same. */
-export interface ResolvedEvent {
-  /** Canonical name with modifiers, `cpu-clock:u`. */
-  readonly name: string;
-  /** Handlers with the same key share one kernel event; frequency and period sampling are different events. */
-  readonly key: string;
-  /** perf_event_attr.type and .config. */
+/** What struct perf_event_attr says of which event is meant, under its names. */
+export interface EventAttr {
   readonly type: number;
   readonly config: bigint;
-  /** perf_event_attr flags that modifiers set. */
+  /** Of a breakpoint: bp_addr, which is the same word. */
+  readonly config1: bigint;
+  /** Of a breakpoint: bp_len. */
+  readonly config2: bigint;
+  readonly config3: bigint;
+  readonly bpType: number;
   readonly excludeUser: boolean;
   readonly excludeKernel: boolean;
   readonly excludeHv: boolean;
+  readonly excludeHost: boolean;
+  readonly excludeGuest: boolean;
+  readonly excludeIdle: boolean;
+  readonly pinned: boolean;
+  /** 0 to 3: how many p. */
   readonly preciseIp: number;
+}
+
+/** For events of which only type and config are known. */
+export const PLAIN_ATTR: EventAttr = {
+  type: 0,
+  config: 0n,
+  config1: 0n,
+  config2: 0n,
+  config3: 0n,
+  bpType: 0,
+  excludeUser: false,
+  excludeKernel: false,
+  excludeHv: false,
+  excludeHost: false,
+  excludeGuest: false,
+  excludeIdle: false,
+  pinned: false,
+  preciseIp: 0,
+};
+
+/** An event as it can be opened, once for all handlers whose `key` is the same. */
+export interface ResolvedEvent extends EventAttr {
+  /** Canonical name with modifiers, `cpu-clock:u`; what a `name=` term says. */
+  readonly name: string;
+  /** Handlers with the same key share one kernel event; frequency and period sampling are different events. */
+  readonly key: string;
   /** What this request asked for, defaults filled in. */
   readonly rate: Rate;
   /** What a period counts: "ns" for clocks, "events" otherwise. */
   readonly periodUnit: "ns" | "events";
+  /** Where it can be opened, in the kernel's list format; empty means on every CPU. */
+  readonly cpus: string;
+  /** What a tracepoint's raw data hold: the text of its tracefs `format` file. Empty for other events. */
+  readonly format: string;
+  /** Those that are opened in a group with this one, its leader. */
+  readonly members: readonly ResolvedEvent[];
+  /** Its samples carry READ, with the members' counts beside its own (`{a,b}:S`); then members do not sample. */
+  readonly sampleRead: boolean;
 }
+
+/** Of events that stand for themselves. */
+export const UNGROUPED = { cpus: "", format: "", members: [], sampleRead: false } as const;
 
 /** What a sample of the event must carry beyond the fixed columns. */
 export interface EventShape {
@@ -71,6 +113,10 @@ export interface RecordFormat {
   readonly sampleIdAll: boolean;
   /** Used where the records carry no period of their own. */
   readonly fixedPeriod: number;
+  /** perf_event_attr.read_format, of READ in the samples; 0 or absent where they have none. */
+  readonly readFormat?: number;
+  /** Whose samples these are in a group: 0 or absent is the leader, then its members in their order. */
+  readonly member?: number;
 }
 
 /** What the kernel says of one open event, summed over CPUs. */
@@ -139,8 +185,16 @@ export interface Source {
   /** Fixed for the source's life. */
   readonly rings: readonly RingDescriptor[];
   listEvents(): EventCatalog;
-  /** Throws PmuError with a message that names the remedy. Opens nothing. */
-  resolve(request: EventRequest): ResolvedEvent;
+  /**
+   * Most requests mean one event; `cycles` on a CPU of several core types, a PMU of several instances and `sched:*` mean
+   * more. Throws PmuError with a message that names the remedy. Leaves nothing open.
+   */
+  resolve(request: EventRequest): readonly ResolvedEvent[];
+  /**
+   * Why the counters of the machine's PMUs cannot count all of these at once, or null when they can. Events that need no
+   * counter always fit.
+   */
+  whyNotTogether(events: readonly ResolvedEvent[]): string | null;
   /** Opens the event, disabled, on every CPU. Throws PmuError; then nothing stays open. */
   open(event: ResolvedEvent, shape: EventShape): OpenEvent;
   /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */

@@ -36,7 +36,7 @@ function setUp(source = new FakeSource()): Fixture {
     retired,
     problems,
     user: (event, { hz = 0, period = 0 } = {}, shape = {}) => ({
-      event: source.resolve({ event, frequencyHz: hz, period }),
+      event: source.resolve({ event, frequencyHz: hz, period })[0],
       callchain: false,
       cgroup: false,
       wakeEach: false,
@@ -305,7 +305,7 @@ describe("ArmedEvents: readings", () => {
       onRetired: (event) => seen.push(armed.read(event).lost),
       onProblem: () => {},
     });
-    const user = { event: source.resolve({ event: "cycles" }), callchain: false, cgroup: false, wakeEach: false };
+    const user = { event: source.resolve({ event: "cycles" })[0], callchain: false, cgroup: false, wakeEach: false };
     const events = await armed.acquire([user]);
     source.opened[0].reading = { lost: 3, produced: null, timeEnabledNs: 0, timeRunningNs: 0 };
     await armed.release(events, [user]);

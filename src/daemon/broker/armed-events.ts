@@ -10,8 +10,11 @@ import { EVENTS_MAX } from "../../pmu/record.js";
 import type { EventReading, EventShape, OpenEvent, Rate, ResolvedEvent, Source } from "../../pmu/source.js";
 import type { Control } from "../dispatch/messages.js";
 import type { EventPace } from "../dispatch/thinning.js";
+import { type Claim, type Claimant, checkBudget } from "./budget.js";
 import { BrokerError } from "./errors.js";
 import { capped, faster, isFaster, sameRate } from "./rates.js";
+
+const NOBODY: Claimant = { handler: "", exclusive: false };
 
 /** What one handler wants of an event. */
 export interface EventUser {
@@ -64,6 +67,8 @@ export interface ArmedEventsOptions {
 export class ArmedEvents {
   readonly #options: ArmedEventsOptions;
   readonly #byKey = new Map<string, ArmedEvent>();
+  /** Of the users that have events, and of those that are about to. */
+  readonly #claimants = new Map<EventUser, Claimant>();
   readonly #byIndex: (ArmedEvent | null)[] = new Array(EVENTS_MAX).fill(null);
   /** Control steps run one after another: each leaves dispatchers and kernel in agreement. */
   #last: Promise<unknown> = Promise.resolve();
@@ -78,14 +83,19 @@ export class ArmedEvents {
 
   /**
    * Opens or joins the events of one handler, in order, and prepares the dispatchers; none of them ticks for the handler
-   * yet: call `start` when it is ACTIVE. Throws AcquireError with nothing changed.
+   * yet: call `start` when it is ACTIVE. Throws AcquireError, or BrokerError where the PMU's counters do not suffice,
+   * with nothing changed.
    */
-  acquire(users: readonly EventUser[]): Promise<ArmedEvent[]> {
+  acquire(users: readonly EventUser[], claimant: Claimant = NOBODY): Promise<ArmedEvent[]> {
     return this.#inTurn(async () => {
+      const wanted = users.map(({ event }) => event);
+      checkBudget(this.#options.source, this.#claims(), wanted, claimant);
       const taken: ArmedEvent[] = [];
+      for (const user of users) this.#claimants.set(user, claimant);
       try {
         for (const user of users) taken.push(await this.#join(user));
       } catch (error) {
+        for (const user of users) this.#claimants.delete(user);
         for (const [i, armed] of taken.entries()) await this.#leave(armed, users[i]);
         throw new AcquireError(taken.length, error);
       }
@@ -148,6 +158,13 @@ export class ArmedEvents {
     };
   }
 
+  #claims(): Claim[] {
+    return this.all.map(({ event, users }) => ({
+      event,
+      claimants: [...users].flatMap((user) => this.#claimants.get(user) ?? []),
+    }));
+  }
+
   async #join(user: EventUser): Promise<ArmedEvent> {
     const existing = this.#byKey.get(user.event.key);
     if (existing === undefined) return this.#arm(user);
@@ -196,6 +213,7 @@ export class ArmedEvents {
 
   async #leave(armed: ArmedEvent, user: EventUser): Promise<void> {
     armed.users.delete(user);
+    this.#claimants.delete(user);
     if (armed.users.size === 0) return this.#disarm(armed);
     // A cap that holds back nobody must not wait for those to come.
     if (sameRate(askedRate(armed), dueRate(armed))) armed.cap = null;

@@ -23,7 +23,7 @@ import type { BooksAudit } from "./audit.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
-import { resolvedEventMessage } from "./messages.js";
+import { resolvedEventMessages } from "./messages.js";
 import { closeHandler, openHandler } from "./registration.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 import type { Tally } from "./tally.js";
@@ -171,7 +171,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     handler.delivery.attach(stream, {
       started: {
         handler_id: handler.id,
-        events: handler.spec.events.map(resolvedEventMessage),
+        events: resolvedEventMessages(handler.spec.events),
         next_sequence: handler.delivery.nextSequence,
         resumed: handler.everSubscribed,
         clock: source.clock,

@@ -1,6 +1,13 @@
 /** For tests: a source whose events write down what is done to them, in one log with what dispatchers are told. */
 import { PmuError } from "../../pmu/errors.js";
-import { parseEventSpec, requestedRate } from "../../pmu/event-spec.js";
+import {
+  needsCounter,
+  openEventHost,
+  type ParsedEvent,
+  recordedFileTree,
+  requestedRate,
+  resolveEventSpec,
+} from "../../pmu/event-spec.js";
 import type {
   EventReading,
   EventRequest,
@@ -12,6 +19,16 @@ import type {
   SourceKind,
 } from "../../pmu/source.js";
 import type { Control } from "../dispatch/messages.js";
+
+/** One PMU of two instances, so that a name can mean several events. */
+const PMU_FILES = { type: "9", format: { event: "config:0-7" } };
+const HOST = openEventHost(
+  recordedFileTree({
+    sys: {
+      bus: { event_source: { devices: { uncore_imc_0: PMU_FILES, uncore_imc_1: { ...PMU_FILES, type: "10" } } } },
+    },
+  }),
+);
 
 export class FakeEvent implements OpenEvent {
   readonly formats;
@@ -76,6 +93,8 @@ export class FakeSource implements Source {
   readonly opened: FakeEvent[] = [];
   /** Whether the rate of an open event can be changed. */
   ratesInPlace = true;
+  /** What its PMU has. */
+  counters = Number.POSITIVE_INFINITY;
   /** Says with what a step fails: `open`, or as it would be written down, without the event's number. */
   refuse: (what: string) => Error | null = () => null;
 
@@ -91,10 +110,20 @@ export class FakeSource implements Source {
     return { events: [], pmus: [] };
   }
 
-  resolve(request: EventRequest): ResolvedEvent {
-    const event = parseEventSpec(request.event === "" ? this.defaultEvent : request.event);
+  resolve(request: EventRequest): readonly ResolvedEvent[] {
     const rate: Rate = requestedRate(request) ?? { kind: "frequency", hz: 99 };
-    return { ...event, rate, key: `${event.name}/${rate.kind}` };
+    const resolved = (event: ParsedEvent): ResolvedEvent => {
+      const members = event.members.map(resolved);
+      return { ...event, rate, members, key: [event.name, rate.kind, ...members.map(({ key }) => key)].join("/") };
+    };
+    return resolveEventSpec(request.event === "" ? this.defaultEvent : request.event, HOST).map(resolved);
+  }
+
+  /** Each event but software ones takes a counter. */
+  whyNotTogether(events: readonly ResolvedEvent[]): string | null {
+    const all = events.flatMap((event) => [event, ...event.members]).filter(needsCounter);
+    const keys = new Set(all.map(({ key }) => key));
+    return keys.size > this.counters ? `there are ${this.counters} counters` : null;
   }
 
   open(event: ResolvedEvent, shape: EventShape): FakeEvent {

@@ -19,6 +19,8 @@ export interface Handler {
   readonly peer: string;
   /** Seconds since the epoch. */
   readonly registeredAt: number;
+  /** Where each of spec.events stands on the wire: SampleBatch.event_index. */
+  readonly places: readonly number[];
   /** In the order of spec.events. */
   readonly users: readonly EventUser[];
   readonly armed: readonly ArmedEvent[];

@@ -28,7 +28,7 @@ function setUp(): Fixture {
     armedEvents,
     watch: new KernelLossWatch(armedEvents),
     arm: async (event) => {
-      const user = { event: source.resolve({ event }), callchain: false, cgroup: false, wakeEach: false };
+      const user = { event: source.resolve({ event })[0], callchain: false, cgroup: false, wakeEach: false };
       const [armed] = await armedEvents.acquire([user]);
       return { armed, user };
     },
@@ -41,8 +41,8 @@ function setUp(): Fixture {
 function handlerOf(...armed: ArmedEvent[]): { handler: Handler; stream: HeldStream; told(): [number, number][] } {
   const fixture = openDelivery({ events: armed.length });
   const stream = fixture.attach();
-  // The watch looks at these two alone.
-  const handler = { armed, delivery: fixture.delivery } as unknown as Handler;
+  // The watch looks at these alone.
+  const handler = { armed, places: armed.map((_, i) => i), delivery: fixture.delivery } as unknown as Handler;
   return {
     handler,
     stream,

@@ -42,9 +42,9 @@ export class KernelLossWatch {
     if (fresh <= 0) return;
     this.#seen.set(armed, lost ?? 0);
     this.total += fresh;
-    for (const { armed: events, delivery } of handlers) {
+    for (const { armed: events, places, delivery } of handlers) {
       const event = events.indexOf(armed);
-      if (event >= 0) delivery.eventWideLoss(event, "KERNEL", fresh);
+      if (event >= 0) delivery.eventWideLoss(places[event], "KERNEL", fresh);
     }
   }
 }

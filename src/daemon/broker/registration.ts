@@ -12,11 +12,13 @@ import type { MemoryBudget } from "../delivery/memory.js";
 import { allocateOutbox, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
 import { OutboxReader } from "../delivery/outbox-reader.js";
 import { filterBytes } from "../dispatch/filter.js";
+import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
 import { BrokerError } from "./errors.js";
 import type { Handler } from "./handler.js";
+import { wireCount, wirePlaces } from "./messages.js";
 import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
 export type OpeningParts = Pick<
@@ -74,12 +76,14 @@ export async function openHandler(
   );
   let armed: readonly ArmedEvent[];
   try {
-    armed = await armedEvents.acquire(users);
+    armed = await armedEvents.acquire(users, { handler: spec.name, exclusive: spec.exclusive });
   } catch (error) {
     table.abandon(handle);
     outboxMemory.give(outbox.bytes);
     if (!(error instanceof AcquireError)) throw error;
-    throw error.cause instanceof PmuError ? refusal(error.cause, `events[${error.index}]`) : error.cause;
+    throw error.cause instanceof PmuError
+      ? refusal(error.cause, `events[${spec.requestIndexes[error.index]}]`)
+      : error.cause;
   }
   try {
     const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
@@ -105,7 +109,7 @@ export async function closeHandler(
 
 function openOutbox({ table, outboxMemory }: OpeningParts, spec: HandlerSpec, allocate: typeof allocateOutbox): Outbox {
   const { dispatchers } = table.layout;
-  const shape = outboxShape(spec.queueMaxBytes, dispatchers, spec.events.length);
+  const shape = outboxShape(spec.queueMaxBytes, dispatchers, wireCount(spec.events));
   const bytes = outboxBytes(dispatchers, shape);
   const indexBytes = dispatchers * filterBytes(spec.filter);
   if (!outboxMemory.take(bytes)) throw usedUp(outboxMemory, "queue.max_bytes", bytes, "ask for a smaller queue");
@@ -145,11 +149,12 @@ function createHandler(
     peer,
     registeredAt: Date.now() / 1000,
     users,
+    places: wirePlaces(spec.events),
     armed,
     delivery: new HandlerDelivery({
       slot: handle.slot,
       readers: parts.host.threads.map(({ segments }, d) => new OutboxReader(outbox.buffer, d, outbox.shape, segments)),
-      events: spec.events.length,
+      events: wireCount(spec.events),
       counters: parts.counters,
       overflow: spec.overflow,
       flush: flushRule(parts, spec, handle.slot),
@@ -188,7 +193,11 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
       generation: handle.generation,
       outbox: outbox.buffer,
       shape: outbox.shape,
-      events: armed.map(({ index }, i) => ({ armed: index, ...requestedRate(spec, i) })),
+      events: armed.flatMap(({ index }, i) => [
+        { armed: index, ...requestedRate(spec, i) },
+        // Members do not sample: what they counted comes with their leader's samples.
+        ...spec.events[i].members.map(() => ({ armed: NOT_ARMED, frequencyHz: 0, period: 0 })),
+      ]),
       filter: spec.filter,
       callchain: spec.callchain,
       flushIntervalMs: handler.delivery.flushIntervalMs,

@@ -32,11 +32,15 @@ export interface RegisterRequestMessage {
     readonly flush_interval_ms?: number;
   } | null;
   readonly lease_ms: number;
+  readonly exclusive?: boolean;
 }
 
 export interface HandlerSpec {
   readonly name: string;
+  /** Those that sample; a group's members are its leader's. */
   readonly events: readonly ResolvedEvent[];
+  /** Which of the request's events each of them comes from. */
+  readonly requestIndexes: readonly number[];
   /** As the client wrote it, for those who list handlers. */
   readonly filterMessage: FilterMessage;
   readonly filter: FilterSpec;
@@ -46,6 +50,8 @@ export interface HandlerSpec {
   /** null: the daemon decides. */
   readonly flushIntervalMs: number | null;
   readonly leaseMs: number;
+  /** Its events must not be multiplexed with those of other handlers. */
+  readonly exclusive: boolean;
 }
 
 export interface RequestContext {
@@ -69,12 +75,13 @@ export function checkRegister(request: RegisterRequestMessage, context: RequestC
   const filterMessage = request.filter ?? NO_FILTER;
   return {
     name: checkName(request.name),
-    events: checkEvents(request.events, context),
+    ...checkEvents(request.events, context),
     filterMessage,
     filter: checkFilter(filterMessage, context),
     callchain: checkFields(request.fields),
     ...checkQueue(request.queue, context),
     leaseMs: checkLease(request.lease_ms, limits),
+    exclusive: request.exclusive ?? false,
   };
 }
 
@@ -92,13 +99,16 @@ function checkName(name: string): string {
   return name;
 }
 
-function checkEvents(specs: RegisterRequestMessage["events"], { source, limits }: RequestContext): ResolvedEvent[] {
+function checkEvents(
+  specs: RegisterRequestMessage["events"],
+  { source, limits }: RequestContext,
+): Pick<HandlerSpec, "events" | "requestIndexes"> {
   // No event at all asks for the default one.
   const wanted = specs.length === 0 ? [{ event: "", frequency_hz: 0, period: 0 }] : specs;
   if (wanted.length > limits.eventsPerHandlerMax) {
     throw invalid(`events: ${wanted.length} given: at most ${limits.eventsPerHandlerMax} a handler; register several.`);
   }
-  const events = wanted.map(({ event, frequency_hz, period }, i) => {
+  const found = wanted.map(({ event, frequency_hz, period }, i) => {
     const request: EventRequest = { event, frequencyHz: frequency_hz, period };
     try {
       return source.resolve(request);
@@ -107,12 +117,28 @@ function checkEvents(specs: RegisterRequestMessage["events"], { source, limits }
       throw error;
     }
   });
-  const seen = new Set<string>();
-  for (const [i, event] of events.entries()) {
-    if (seen.has(event.key)) throw invalid(`events[${i}].event: ${event.name} is given twice: once is enough.`);
-    seen.add(event.key);
+  const count = found.flat().reduce((sum, { members }) => sum + 1 + members.length, 0);
+  if (count > limits.eventsPerHandlerMax) {
+    throw invalid(
+      `events: they mean ${count} events: at most ${limits.eventsPerHandlerMax} a handler; register several.`,
+    );
   }
-  return events;
+  const seen = new Set<string>();
+  for (const [i, events] of found.entries()) {
+    for (const event of events) {
+      if (seen.has(event.key)) throw invalid(`events[${i}].event: ${event.name} is given twice: once is enough.`);
+      seen.add(event.key);
+      if (event.members.length > 0 && !event.sampleRead) {
+        throw invalid(
+          `events[${i}].event: groups in which every event samples are not offered by this version: write {…}:S, or give the events separately.`,
+        );
+      }
+    }
+  }
+  return {
+    events: found.flat(),
+    requestIndexes: found.flatMap((events, i) => events.map(() => i)),
+  };
 }
 
 /** gRPC's word for what the source refuses. */

@@ -17,7 +17,7 @@ import { ChunkList, NO_CHUNK } from "./chunks.js";
 import { filterKey, OwnerCache } from "./filter.js";
 import type { Lane } from "./lane.js";
 import { LaneTable } from "./lanes.js";
-import type { AttachSpec, FaultPoint } from "./messages.js";
+import { type AttachSpec, type FaultPoint, NOT_ARMED } from "./messages.js";
 import { recordRingFill } from "./ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import type { EventPace } from "./thinning.js";
@@ -274,7 +274,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#memoryLost = 0;
     const { events } = port.spec;
     for (let e = 0; e < events.length; e++) {
-      if (this.#batch.countOf[events[e].armed] > 0) this.#dispatchEvent(port, e);
+      const { armed } = events[e];
+      if (armed !== NOT_ARMED && this.#batch.countOf[armed] > 0) this.#dispatchEvent(port, e);
     }
     // One clock reading a dispatch: where one ends the next begins.
     this.#nowNs = this.#parts.now();
@@ -362,6 +363,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   /** Of the events that the predecessor had not come to, the handler is told how many samples the batch held. */
   #tellGaps(port: Port, slot: number, serial: number): void {
     port.spec.events.forEach(({ armed }, e) => {
+      if (armed === NOT_ARMED) return;
       const samples = this.#batch.countOf[armed];
       if (samples > 0 && port.writer.matchedSerial(e) !== serial) port.writer.addGap(e, samples, this.#nowNs);
     });

@@ -5,9 +5,12 @@ import type { FilterSpec } from "./filter.js";
 import type { Pinned } from "./pinning.js";
 import type { EventPace } from "./thinning.js";
 
+/** Of an event without samples of its own, a group's member. */
+export const NOT_ARMED = -1;
+
 /** One of a handler's events, as its dispatchers need it. */
 export interface AttachedEvent {
-  /** Index among the armed events. */
+  /** Index among the armed events, or NOT_ARMED. */
   readonly armed: number;
   /** What the handler asked for; both 0 means every sample. */
   readonly frequencyHz: number;

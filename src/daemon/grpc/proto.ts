@@ -34,6 +34,7 @@ export interface ResolvedEventMessage {
   readonly frequency_hz: number;
   readonly period: number;
   readonly period_unit: string;
+  readonly leader_index: number;
 }
 
 export interface LossMessage {

@@ -4,7 +4,7 @@ import type { Source } from "../../pmu/source.js";
 import type { Broker } from "../broker/broker.js";
 import { BrokerError } from "../broker/errors.js";
 import type { Handler } from "../broker/handler.js";
-import { resolvedEventMessage } from "../broker/messages.js";
+import { resolvedEventMessages } from "../broker/messages.js";
 import type { RegisterRequestMessage } from "../broker/request.js";
 import { eventBooksMessages } from "../delivery/control-messages.js";
 import type { HandlerSnapshot, MemoryPart, Snapshot } from "../observe/snapshot.js";
@@ -78,7 +78,7 @@ async function register(parts: ServiceParts, request: RegisterRequestMessage, pe
   const handler = await parts.broker.register(request, peer);
   return {
     handler_id: handler.id,
-    events: handler.spec.events.map(resolvedEventMessage),
+    events: resolvedEventMessages(handler.spec.events),
     lease_ms: handler.spec.leaseMs,
     queue_max_bytes: handler.delivery.queueMaxBytes,
     flush_interval_ms: handler.delivery.flushIntervalMs,
@@ -153,7 +153,7 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
     handler_id: snapshot.handlerId,
     name: snapshot.name,
     state: snapshot.state,
-    events: handler.spec.events.map(resolvedEventMessage),
+    events: resolvedEventMessages(handler.spec.events),
     filter: handler.spec.filterMessage,
     matched: snapshot.matched,
     delivered: snapshot.delivered,

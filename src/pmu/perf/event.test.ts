@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { FORMAT, SAMPLE, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
-import type { EventShape, OpenEvent, Rate, ResolvedEvent } from "../source.js";
+import { type EventShape, type OpenEvent, PLAIN_ATTR, type Rate, type ResolvedEvent, UNGROUPED } from "../source.js";
 import { type CpuRing, openPerfEvent } from "./event.js";
 import { errno, FakeKernel } from "./fake-kernel.test-support.js";
 
@@ -10,14 +10,10 @@ const SHAPE: EventShape = { callchain: false, cgroup: false, wakeEach: false };
 
 function event(rate: Rate, changes: Partial<ResolvedEvent> = {}): ResolvedEvent {
   return {
+    ...PLAIN_ATTR,
+    ...UNGROUPED,
     name: "cycles",
     key: "cycles",
-    type: TYPE.HARDWARE,
-    config: 0n,
-    excludeUser: false,
-    excludeKernel: false,
-    excludeHv: false,
-    preciseIp: 0,
     rate,
     periodUnit: "events",
     ...changes,

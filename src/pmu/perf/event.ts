@@ -1,38 +1,12 @@
-/** One live event, open on every CPU and writing into that CPU's ring. */
-import { COUNT_SW, encodeAttr, FORMAT, IOC, SAMPLE, TYPE } from "../abi.js";
+/** One live event, or a group of them, open on every CPU it has and writing into that CPU's ring. */
+import { IOC } from "../abi.js";
+import { parseCpuList } from "../cpu-list.js";
 import { PmuError } from "../errors.js";
 import { Errno } from "../ffi.js";
 import type { EventReading, EventShape, OpenEvent, Rate, RecordFormat, ResolvedEvent } from "../source.js";
+import { attrOf, isClock, kernelPeriod, readFormatOf, sampleTypeOf } from "./attr.js";
 import type { Kernel } from "./kernel.js";
 import { explainOpenFailure } from "./refusal.js";
-
-const NS_PER_SECOND = 1_000_000_000;
-
-const BASE_SAMPLE_TYPE = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
-
-/**
- * The kernel turns a clock event's frequency into a fixed period when it opens it (kernel/events/core.c,
- * perf_swevent_init_hrtimer): we open it by period. IOC_PERIOD then changes the timer, but not what the samples say:
- * PERF_SAMPLE_PERIOD stays that of the opening (hw.last_period). So the rate of an open clock is never changed.
- */
-function isClock(event: ResolvedEvent): boolean {
-  return (
-    event.type === TYPE.SOFTWARE &&
-    (event.config === BigInt(COUNT_SW.CPU_CLOCK) || event.config === BigInt(COUNT_SW.TASK_CLOCK))
-  );
-}
-
-/** What attr.sample_period takes for this event, and IOC_PERIOD where it may be used: Hz, events or nanoseconds. */
-function kernelPeriod(event: ResolvedEvent, rate: Rate): bigint {
-  switch (rate.kind) {
-    case "frequency":
-      return BigInt(isClock(event) ? Math.max(1, Math.round(NS_PER_SECOND / rate.hz)) : rate.hz);
-    case "period":
-      return BigInt(rate.period);
-    case "all":
-      throw new PmuError("RATE_INVALID", `${event.name}: a live event needs a frequency or a period`);
-  }
-}
 
 export interface CpuRing {
   readonly cpu: number;
@@ -40,116 +14,217 @@ export interface CpuRing {
   readonly anchorFd: number;
 }
 
-/** Opens `event` on every CPU, disabled, with its output redirected into the CPU's ring. */
+/** The rings of the CPUs that the event's PMU has. */
+export function ringsOf<Ring extends CpuRing>(rings: readonly Ring[], { cpus }: ResolvedEvent): readonly Ring[] {
+  if (cpus === "") return rings;
+  const own = new Set(parseCpuList(cpus));
+  return rings.filter(({ cpu }) => own.has(cpu));
+}
+
+/**
+ * Opens `event` on every CPU, disabled, with its output redirected into the CPU's ring, and its members in its group.
+ * Throws PmuError; then nothing stays open.
+ */
 export function openPerfEvent(
   kernel: Kernel,
   rings: readonly CpuRing[],
   event: ResolvedEvent,
   shape: EventShape,
 ): OpenEvent {
-  let sampleType: number = BASE_SAMPLE_TYPE;
-  if (shape.callchain) sampleType |= SAMPLE.CALLCHAIN;
-  if (shape.cgroup) sampleType |= SAMPLE.CGROUP;
-  const fds: number[] = [];
-  const ids: bigint[] = [];
-  let countsLost = true;
-  const attrFor = (readFormat: number): Uint8Array =>
-    encodeAttr({
-      type: event.type,
-      config: event.config,
-      sampleType,
-      readFormat,
-      samplePeriod: kernelPeriod(event, event.rate),
-      freq: event.rate.kind === "frequency" && !isClock(event),
-      excludeUser: event.excludeUser,
-      excludeKernel: event.excludeKernel,
-      excludeHv: event.excludeHv,
-      preciseIp: event.preciseIp,
-      wakeup: shape.wakeEach ? 1 : 0,
-      watermark: false,
-    });
-  const times = FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING;
-  const openOn = (cpu: number): number => {
-    if (countsLost) {
-      try {
-        return kernel.openEvent(attrFor(times | FORMAT.LOST), cpu);
-      } catch (error) {
-        // PERF_FORMAT_LOST came with 6.0; before, EINVAL.
-        if (!(error instanceof Errno && error.code === "EINVAL" && fds.length === 0)) throw error;
-        countsLost = false;
-      }
-    }
-    return kernel.openEvent(attrFor(times), cpu);
-  };
-  let closed = false;
-  const close = (): void => {
-    if (closed) return;
-    closed = true;
-    for (const fd of fds) kernel.close(fd);
-  };
+  const opening = new Opening(kernel, event, shape);
+  const own = ringsOf(rings, event);
+  if (own.length === 0) {
+    throw new PmuError("EVENT_UNSUPPORTED", `event ${event.name}: none of its CPUs (${event.cpus}) is online`);
+  }
+  let { cpu } = own[0];
   try {
-    const id = new BigUint64Array(1);
     let offline: unknown = null;
-    for (const ring of rings) {
-      let fd: number;
+    for (const ring of own) {
+      cpu = ring.cpu;
       try {
-        fd = openOn(ring.cpu);
+        opening.openOn(ring);
       } catch (error) {
         // The CPU has gone offline since its ring was opened: the others serve.
         if (!(error instanceof Errno && error.code === "ENODEV")) throw error;
         offline = error;
-        continue;
       }
-      fds.push(fd);
-      kernel.ioctl(fd, IOC.SET_OUTPUT, ring.anchorFd);
-      kernel.ioctlPointer(fd, IOC.ID, id);
-      ids.push(id[0]);
     }
-    if (fds.length === 0 && offline !== null) throw offline;
+    if (opening.leaders.length === 0 && offline !== null) throw offline;
   } catch (error) {
-    close();
-    throw explainOpenFailure(error, `event ${event.name}`, kernel);
+    opening.close();
+    throw explainOpenFailure(error, `event ${event.name}`, kernel, { event, cpu });
   }
-  const reading = new BigUint64Array(4);
-  const format: RecordFormat = { ids, sampleType, sampleIdAll: true, fixedPeriod: 0 };
-  return {
-    formats: [format],
-    setRate(rate: Rate): boolean {
-      if (isClock(event)) return false;
-      const value = new BigUint64Array([kernelPeriod(event, rate)]);
-      try {
-        for (const fd of fds) kernel.ioctlPointer(fd, IOC.PERIOD, value);
-      } catch (error) {
-        if (error instanceof Errno && error.code === "EINVAL") {
-          throw new PmuError(
-            "RATE_INVALID",
-            `event ${event.name}: the kernel rejects the rate; kernel.perf_event_max_sample_rate is ${kernel.maxSampleRate()}`,
-            { cause: error },
-          );
-        }
-        throw error;
-      }
-      return true;
-    },
-    enable(): void {
-      for (const fd of fds) kernel.ioctl(fd, IOC.ENABLE, 0);
-    },
-    disable(): void {
-      for (const fd of fds) kernel.ioctl(fd, IOC.DISABLE, 0);
-    },
-    read(): EventReading {
-      let lost = 0;
-      let timeEnabledNs = 0;
-      let timeRunningNs = 0;
-      for (const fd of fds) {
-        // { value, time_enabled, time_running, lost }; 0 bytes from an event in error state.
-        if (kernel.read(fd, reading) === 0) continue;
-        timeEnabledNs += Number(reading[1]);
-        timeRunningNs += Number(reading[2]);
-        lost += countsLost ? Number(reading[3]) : 0;
-      }
-      return { lost: countsLost ? lost : null, produced: null, timeEnabledNs, timeRunningNs };
-    },
-    close,
-  };
+  return new OpenPerfEvent(kernel, event, opening);
 }
+
+/** What is open so far. */
+class Opening {
+  /** One for each CPU. */
+  readonly leaders: number[] = [];
+  /** Of all members, by their place in the group. */
+  readonly members: number[][];
+  /** Of the leader and of the members that sample. */
+  readonly ids: bigint[][];
+  readonly sampleType: number;
+  countsLost = true;
+  readonly #kernel: Kernel;
+  readonly #event: ResolvedEvent;
+  readonly #wakeEach: boolean;
+  #closed = false;
+
+  constructor(kernel: Kernel, event: ResolvedEvent, shape: EventShape) {
+    this.#kernel = kernel;
+    this.#event = event;
+    this.#wakeEach = shape.wakeEach;
+    this.sampleType = sampleTypeOf(event, shape);
+    this.members = event.members.map(() => []);
+    this.ids = [event, ...(event.sampleRead ? [] : event.members)].map(() => []);
+  }
+
+  get readFormat(): number {
+    return readFormatOf(this.#event, this.countsLost);
+  }
+
+  get all(): readonly number[] {
+    return [...this.members.flat(), ...this.leaders];
+  }
+
+  openOn(ring: CpuRing): void {
+    const leader = this.#openLeader(ring.cpu);
+    this.leaders.push(leader);
+    this.#direct(leader, ring, 0);
+    for (const [i, member] of this.#event.members.entries()) {
+      const fd = this.#kernel.openEvent(this.#attr(member, true), ring.cpu, leader);
+      this.members[i].push(fd);
+      if (!this.#event.sampleRead) this.#direct(fd, ring, i + 1);
+    }
+  }
+
+  #openLeader(cpu: number): number {
+    if (this.countsLost) {
+      try {
+        return this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
+      } catch (error) {
+        // PERF_FORMAT_LOST came with 6.0; before, EINVAL.
+        if (!(error instanceof Errno && error.code === "EINVAL" && this.leaders.length === 0)) throw error;
+        this.countsLost = false;
+      }
+    }
+    return this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
+  }
+
+  #attr(event: ResolvedEvent, isMember: boolean): Uint8Array {
+    return attrOf(event, {
+      sampleType: this.sampleType,
+      readFormat: this.readFormat,
+      wakeEach: this.#wakeEach,
+      isMember,
+      rate: isMember && this.#event.sampleRead ? null : event.rate,
+    });
+  }
+
+  /** Into the ring; `place` is 0 for the leader. */
+  #direct(fd: number, ring: CpuRing, place: number): void {
+    this.#kernel.ioctl(fd, IOC.SET_OUTPUT, ring.anchorFd);
+    const id = new BigUint64Array(1);
+    this.#kernel.ioctlPointer(fd, IOC.ID, id);
+    this.ids[place].push(id[0]);
+  }
+
+  /** Idempotent. Members before their leaders, whose end would make them events of their own. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const fd of this.all) this.#kernel.close(fd);
+  }
+}
+
+class OpenPerfEvent implements OpenEvent {
+  readonly formats: readonly RecordFormat[];
+  readonly #kernel: Kernel;
+  readonly #event: ResolvedEvent;
+  readonly #opening: Opening;
+  readonly #reading: BigUint64Array;
+
+  constructor(kernel: Kernel, event: ResolvedEvent, opening: Opening) {
+    this.#kernel = kernel;
+    this.#event = event;
+    this.#opening = opening;
+    const { sampleType, readFormat } = opening;
+    this.formats = opening.ids.map((ids, member) => ({
+      ids,
+      sampleType,
+      sampleIdAll: true,
+      fixedPeriod: 0,
+      readFormat: event.sampleRead ? readFormat : 0,
+      member,
+    }));
+    this.#reading = new BigUint64Array(GROUP_HEAD_WORDS + (1 + event.members.length) * GROUP_VALUE_WORDS);
+  }
+
+  setRate(rate: Rate): boolean {
+    const sampling = this.#event.sampleRead ? [] : this.#event.members;
+    if ([this.#event, ...sampling].some(isClock)) return false;
+    const { leaders, members } = this.#opening;
+    const value = new BigUint64Array([kernelPeriod(this.#event, rate)]);
+    try {
+      for (const fd of [...leaders, ...(sampling.length > 0 ? members.flat() : [])]) {
+        this.#kernel.ioctlPointer(fd, IOC.PERIOD, value);
+      }
+    } catch (error) {
+      if (error instanceof Errno && error.code === "EINVAL") {
+        throw new PmuError(
+          "RATE_INVALID",
+          `event ${this.#event.name}: the kernel rejects the rate; kernel.perf_event_max_sample_rate is ${this.#kernel.maxSampleRate()}`,
+          { cause: error },
+        );
+      }
+      throw error;
+    }
+    return true;
+  }
+
+  enable(): void {
+    for (const fd of this.#opening.leaders) this.#kernel.ioctl(fd, IOC.ENABLE, 0);
+  }
+
+  disable(): void {
+    for (const fd of this.#opening.leaders) this.#kernel.ioctl(fd, IOC.DISABLE, 0);
+  }
+
+  read(): EventReading {
+    const { leaders, members, countsLost } = this.#opening;
+    const sum = { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 };
+    for (const fd of leaders) {
+      const { lost, enabled, running } = this.#readOne(fd);
+      sum.lost += lost;
+      sum.timeEnabledNs += enabled;
+      sum.timeRunningNs += running;
+    }
+    // A group runs as a whole: the leader's times are its members'.
+    if (!this.#event.sampleRead) for (const fd of members.flat()) sum.lost += this.#readOne(fd).lost;
+    return { ...sum, lost: countsLost ? sum.lost : null, produced: null };
+  }
+
+  /** All 0 from an event in error state, which reads 0 bytes. */
+  #readOne(fd: number): { readonly lost: number; readonly enabled: number; readonly running: number } {
+    const words = this.#reading;
+    if (this.#kernel.read(fd, words) === 0) return { lost: 0, enabled: 0, running: 0 };
+    // { value, time_enabled, time_running, lost }, or with the group's { nr, time_enabled, time_running, { value, id, lost }[nr] }.
+    const lostAt = this.#event.sampleRead ? GROUP_HEAD_WORDS + 2 : 3;
+    return {
+      lost: this.#opening.countsLost ? Number(words[lostAt]) : 0,
+      enabled: Number(words[1]),
+      running: Number(words[2]),
+    };
+  }
+
+  close(): void {
+    this.#opening.close();
+  }
+}
+
+/** PERF_FORMAT_GROUP with times: nr, time_enabled, time_running. */
+const GROUP_HEAD_WORDS = 3;
+/** PERF_FORMAT_ID and PERF_FORMAT_LOST: value, id, lost. */
+const GROUP_VALUE_WORDS = 3;

@@ -1,13 +1,20 @@
 /** For tests: a kernel that refuses on demand and keeps account of every fd and mapping. Rings are real memory. */
 import { IOC } from "../abi.js";
+import { type FileTree, recordedFileTree } from "../events/file-tree.js";
+import { needsCounter } from "../events/parsed-event.js";
+import type { PfmEncoder } from "../events/resolve.js";
 import { Errno, mapAnonymous, unmap } from "../ffi.js";
 import type { Kernel } from "./kernel.js";
+
+/** A machine with one PMU, of which only the type is told. */
+const ONE_PMU = { sys: { bus: { event_source: { devices: { cpu: { type: "4" } } } } } };
 
 /** linux/errno.h; the FFI library knows their names. */
 const ERRNO = {
   EPERM: 1,
   ENOENT: 2,
   EIO: 5,
+  E2BIG: 7,
   ENOMEM: 12,
   EACCES: 13,
   EBUSY: 16,
@@ -15,6 +22,7 @@ const ERRNO = {
   EINVAL: 22,
   ENFILE: 23,
   EMFILE: 24,
+  ENOSPC: 28,
   EOPNOTSUPP: 95,
 } as const;
 export type ErrnoName = keyof typeof ERRNO;
@@ -34,6 +42,12 @@ export interface OpenedAttr {
   readonly watermark: boolean;
   readonly excludeKernel: boolean;
   readonly wakeup: number;
+  readonly disabled: boolean;
+  readonly pinned: boolean;
+  readonly preciseIp: number;
+  readonly bpType: number;
+  readonly config1: bigint;
+  readonly config2: bigint;
 }
 
 export interface OpenedEvent {
@@ -41,6 +55,8 @@ export interface OpenedEvent {
   readonly cpu: number;
   readonly attr: OpenedAttr;
   readonly id: bigint;
+  /** The fd of its group's leader; null where it leads or is in no group. */
+  readonly leader: number | null;
   enabled: boolean;
   /** The fd whose ring it writes into. */
   output: number | null;
@@ -58,7 +74,13 @@ function decodeAttr(bytes: Uint8Array): OpenedAttr {
     samplePeriod: view.getBigUint64(16, true),
     sampleType: view.getBigUint64(24, true),
     readFormat: view.getBigUint64(32, true),
+    disabled: has(0n),
+    pinned: has(2n),
     excludeKernel: has(5n),
+    preciseIp: Number((flags >> 15n) & 3n),
+    bpType: view.getUint32(52, true),
+    config1: view.getBigUint64(56, true),
+    config2: view.getBigUint64(64, true),
     freq: has(10n),
     watermark: has(14n),
     wakeup: view.getUint32(48, true),
@@ -79,6 +101,12 @@ export class FakeKernel implements Kernel {
   perfmon = true;
   paranoidLevel: number | null = 2;
   sampleRateMax = 100_000;
+  /** How many events the PMU of a CPU can count at once. */
+  counters = Number.POSITIVE_INFINITY;
+  /** How many of them others have pinned, on each CPU. */
+  pinnedByOthers: (cpu: number) => number = () => 0;
+  files: FileTree = recordedFileTree(ONE_PMU);
+  pfm: PfmEncoder = () => null;
   #nextFd = 100;
 
   get openFds(): number[] {
@@ -90,7 +118,7 @@ export class FakeKernel implements Kernel {
     return this.events.filter((event) => !event.closed && !isAnchor(event));
   }
 
-  openEvent(attr: Uint8Array, cpu: number): number {
+  openEvent(attr: Uint8Array, cpu: number, groupFd?: number): number {
     const fd = this.#nextFd++;
     const event: OpenedEvent = {
       fd,
@@ -101,8 +129,17 @@ export class FakeKernel implements Kernel {
       output: null,
       period: null,
       closed: false,
+      leader: groupFd ?? null,
     };
     this.#check("perf_event_open", "open", event);
+    if (groupFd !== undefined && this.#event(groupFd).cpu !== cpu) throw errno("perf_event_open", "EINVAL");
+    // As the kernel's validate_group: whether the whole group fits onto an empty PMU.
+    const group = this.events.filter(
+      ({ fd: other, leader, closed }) => !closed && (other === groupFd || leader === groupFd),
+    );
+    if (takesCounter(event) && [...group, event].filter(takesCounter).length > this.counters) {
+      throw errno("perf_event_open", "EINVAL");
+    }
     this.events.push(event);
     return fd;
   }
@@ -144,6 +181,7 @@ export class FakeKernel implements Kernel {
   }
 
   read(fd: number, buffer: BigUint64Array): number {
+    if (this.#isInError(this.#event(fd))) return 0;
     const values = this.reading(this.#event(fd));
     buffer.set(values);
     return values.length * 8;
@@ -169,8 +207,11 @@ export class FakeKernel implements Kernel {
     return this.perfmon;
   }
 
-  pmus(): { name: string; type: number; cpus: string }[] {
-    return [{ name: "cpu", type: 4, cpus: "" }];
+  /** A pinned group that does not find its counters free. */
+  #isInError({ fd, cpu, attr, enabled }: OpenedEvent): boolean {
+    if (!attr.pinned || !enabled) return false;
+    const group = this.openEvents.filter((event) => event.fd === fd || event.leader === fd);
+    return group.filter(takesCounter).length > this.counters - this.pinnedByOthers(cpu);
   }
 
   #check(call: string, kind: Parameters<FakeKernel["refuse"]>[0], event: OpenedEvent): void {
@@ -188,4 +229,8 @@ export class FakeKernel implements Kernel {
 
 export function isAnchor({ attr }: OpenedEvent): boolean {
   return attr.type === 1 && attr.config === COUNT_SW_DUMMY;
+}
+
+function takesCounter({ attr }: OpenedEvent): boolean {
+  return needsCounter(attr);
 }

@@ -10,6 +10,5 @@ describe("liveKernel", () => {
     assert.ok(paranoid === null || Number.isInteger(paranoid));
     assert.ok(liveKernel.maxSampleRate() > 0);
     assert.equal(typeof liveKernel.hasPerfmon(), "boolean");
-    for (const { name, type } of liveKernel.pmus()) assert.ok(name !== "" && Number.isInteger(type));
   });
 });

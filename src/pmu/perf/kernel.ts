@@ -2,14 +2,16 @@
  * The kernel as the perf source sees it: system calls and the files that govern them. One interface, so that faults
  * that this machine cannot produce can be produced by a fake.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { FLAG_FD_CLOEXEC } from "../abi.js";
 import { parseCpuList } from "../cpu-list.js";
+import { type FileTree, liveFileTree } from "../events/file-tree.js";
+import type { PfmEncoder } from "../events/resolve.js";
 import * as ffi from "../ffi.js";
 
 export interface Kernel {
-  /** Opens a per-CPU event for all processes. Throws ffi.Errno. */
-  openEvent(attr: Uint8Array, cpu: number): number;
+  /** Opens a per-CPU event for all processes, in the group of another where its fd is given. Throws ffi.Errno. */
+  openEvent(attr: Uint8Array, cpu: number, groupFd?: number): number;
   ioctl(fd: number, request: number, value: number): void;
   ioctlPointer(fd: number, request: number, data: BigUint64Array): void;
   mapShared(fd: number, length: number): bigint;
@@ -24,8 +26,10 @@ export interface Kernel {
   maxSampleRate(): number;
   /** Whether this process holds CAP_PERFMON or CAP_SYS_ADMIN. */
   hasPerfmon(): boolean;
-  /** PMUs below /sys/bus/event_source/devices. */
-  pmus(): { name: string; type: number; cpus: string }[];
+  /** sysfs and tracefs. */
+  readonly files: FileTree;
+  /** libpfm4's names, where it is installed. */
+  readonly pfm: PfmEncoder;
 }
 
 const CAP_SYS_ADMIN = 21n;
@@ -39,10 +43,8 @@ function readText(path: string): string | null {
   }
 }
 
-const PMU_DEVICES = "/sys/bus/event_source/devices";
-
 export const liveKernel: Kernel = {
-  openEvent: (attr, cpu) => ffi.perfEventOpen(attr, -1, cpu, -1, FLAG_FD_CLOEXEC),
+  openEvent: (attr, cpu, groupFd = -1) => ffi.perfEventOpen(attr, -1, cpu, groupFd, FLAG_FD_CLOEXEC),
   ioctl: ffi.ioctl,
   ioctlPointer: ffi.ioctlPointer,
   mapShared: ffi.mapShared,
@@ -60,18 +62,6 @@ export const liveKernel: Kernel = {
     const effective = BigInt(`0x${line?.[1] ?? "0"}`);
     return ((effective >> CAP_PERFMON) & 1n) === 1n || ((effective >> CAP_SYS_ADMIN) & 1n) === 1n;
   },
-  pmus: () => {
-    let names: string[];
-    try {
-      names = readdirSync(PMU_DEVICES);
-    } catch {
-      return [];
-    }
-    return names.sort().flatMap((name) => {
-      const type = readText(`${PMU_DEVICES}/${name}/type`);
-      if (type === null) return [];
-      const cpus = readText(`${PMU_DEVICES}/${name}/cpus`) ?? readText(`${PMU_DEVICES}/${name}/cpumask`) ?? "";
-      return [{ name, type: Number(type), cpus }];
-    });
-  },
+  files: liveFileTree,
+  pfm: ffi.pfmEncode,
 };

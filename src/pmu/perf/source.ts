@@ -5,11 +5,12 @@
  */
 import { COUNT_SW, encodeAttr, PAGE_BYTES, SAMPLE, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
-import { genericEvents, parseEventSpec, requestedRate } from "../event-spec.js";
+import type { ParsedEvent } from "../events/parsed-event.js";
+import { requestedRate } from "../events/rate.js";
+import { type EventHost, openEventHost, parseEventSpec, resolveEventSpec } from "../events/resolve.js";
 import { Errno } from "../ffi.js";
 import type {
   EventCatalog,
-  EventInfo,
   EventRequest,
   EventShape,
   OpenEvent,
@@ -18,7 +19,9 @@ import type {
   RingDescriptor,
   Source,
 } from "../source.js";
-import { type CpuRing, openPerfEvent } from "./event.js";
+import { whyNotTogether } from "./budget.js";
+import { listHostEvents } from "./catalog.js";
+import { type CpuRing, openPerfEvent, ringsOf } from "./event.js";
 import { type Kernel, liveKernel } from "./kernel.js";
 import { explainMapFailure, explainOpenFailure } from "./refusal.js";
 
@@ -109,6 +112,7 @@ class PerfSource implements Source {
   readonly #kernel: Kernel;
   readonly #ringBytes: number;
   readonly #open = new Set<OpenEvent>();
+  readonly #host: EventHost;
   #catalog: EventCatalog | null = null;
   #closed = false;
 
@@ -116,41 +120,46 @@ class PerfSource implements Source {
     this.#kernel = kernel;
     this.rings = rings;
     this.#ringBytes = ringBytes;
-    this.defaultEvent = this.#whyNotSampled(CYCLES) === null ? CYCLES : CPU_CLOCK;
+    this.#host = openEventHost(kernel.files, kernel.pfm);
+    this.defaultEvent = this.#whyNotSampled(parseEventSpec(CYCLES)) === null ? CYCLES : CPU_CLOCK;
     this.description = `perf: ${this.defaultEvent} by default, ${rings.length} CPUs, rings of ${ringBytes / 1024} KiB`;
   }
 
   listEvents(): EventCatalog {
-    // What a host offers does not change while it runs, and finding out costs a system call an event.
-    this.#catalog ??= {
-      events: genericEvents().map((event): EventInfo => {
-        const reason = this.#whyNotSampled(event.name);
-        return { ...event, canSample: reason === null, reason: reason ?? "" };
-      }),
-      pmus: this.#kernel.pmus(),
-    };
+    // What a host offers does not change while it runs, and finding out costs system calls for each event.
+    this.#catalog ??= listHostEvents(this.#host, (event) => this.#whyNotSampled(event));
     return this.#catalog;
   }
 
-  resolve(request: EventRequest): ResolvedEvent {
-    const event = parseEventSpec(request.event === "" ? this.defaultEvent : request.event);
-    const rate: Rate = requestedRate(request) ?? { kind: "frequency", hz: DEFAULT_FREQUENCY_HZ };
-    const max = this.#kernel.maxSampleRate();
-    if (rate.kind === "frequency" && rate.hz > max) {
-      throw new PmuError(
-        "RATE_INVALID",
-        `events[].frequency_hz: ${rate.hz} is above the kernel's maximum of ${max} (kernel.perf_event_max_sample_rate): ask for less, or raise it.`,
-      );
+  resolve(request: EventRequest): readonly ResolvedEvent[] {
+    const text = request.event === "" ? this.defaultEvent : request.event;
+    const events = resolveEventSpec(text, this.#host);
+    const rate = requestedRate(request);
+    return events.map((event) => this.#resolved(this.#asPrecise(event), rate));
+  }
+
+  #resolved(event: ParsedEvent, requested: Rate | null): ResolvedEvent {
+    const rate = rateOf(event, requested);
+    checkRate(event, rate, this.#kernel.maxSampleRate());
+    const members = event.members.map((member) => this.#resolved(member, requested));
+    const { preciseMax: _, period: __, frequencyHz: ___, pmu: ____, ...rest } = event;
+    const resolved = { ...rest, rate, members };
+    return { ...resolved, key: keyOf(resolved) };
+  }
+
+  /** P is what the kernel takes on a CPU of the event's. */
+  #asPrecise(event: ParsedEvent): ParsedEvent {
+    const members = event.members.map((member) => this.#asPrecise(member));
+    if (!event.preciseMax) return { ...event, members };
+    for (let preciseIp = event.preciseIp; preciseIp > 0; preciseIp--) {
+      const tried = { ...event, preciseIp, preciseMax: false };
+      if (this.#whyNotSampled(tried) === null) return { ...tried, members };
     }
-    // The kernel runs a clock's timer no faster than each 10 us whatever it is asked for, and that fast is a frozen machine.
-    const leastNs = Math.max(CLOCK_PERIOD_NS_MIN, Math.ceil(NS_PER_SECOND / max));
-    if (rate.kind === "period" && event.periodUnit === "ns" && rate.period < leastNs) {
-      throw new PmuError(
-        "RATE_INVALID",
-        `events[].period: ${rate.period} ns is below the least of ${leastNs} that the kernel's maximum rate of ${max} Hz allows (kernel.perf_event_max_sample_rate): ask for more.`,
-      );
-    }
-    return { ...event, rate, key: `${event.type}/${event.config}/${event.name}/${rate.kind}` };
+    return { ...event, preciseIp: 0, members };
+  }
+
+  whyNotTogether(events: readonly ResolvedEvent[]): string | null {
+    return whyNotTogether(this.#kernel, this.rings, events);
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
@@ -175,21 +184,83 @@ class PerfSource implements Source {
     closeRings(this.#kernel, this.rings, this.#ringBytes);
   }
 
-  /** Tries to open the event for sampling on the first CPU; null when that works, else the reason. */
-  #whyNotSampled(name: string): string | null {
+  /** Tries to open the event for sampling on the first of its CPUs; null when that works, else the reason. */
+  #whyNotSampled(event: ParsedEvent): string | null {
     try {
-      const event = this.resolve({ event: name });
-      openPerfEvent(this.#kernel, this.rings.slice(0, 1), event, {
+      const resolved = this.#resolved({ ...event, members: [] }, null);
+      openPerfEvent(this.#kernel, ringsOf(this.rings, resolved).slice(0, 1), resolved, {
         callchain: false,
         cgroup: false,
         wakeEach: false,
       }).close();
       return null;
     } catch (error) {
-      const { message } = error as Error;
-      return error instanceof PmuError && error.code === "EVENT_UNSUPPORTED"
-        ? "not offered by this machine's PMU"
-        : message;
+      if (!(error instanceof PmuError)) throw error;
+      const { cause, message } = error;
+      const isMissing = cause instanceof Errno && (cause.code === "ENOENT" || cause.code === "ENODEV");
+      if (isMissing && !message.includes("only counts")) return "not offered by this machine's PMU";
+      return message.replace(`event ${event.name}: `, "");
     }
   }
+}
+
+/** The request's, the event's own `period` and `freq` terms, or a default. Throws PmuError RATE_INVALID. */
+function rateOf(event: ParsedEvent, requested: Rate | null): Rate {
+  const { name, period, frequencyHz } = event;
+  const terms: Rate[] = [];
+  if (frequencyHz !== null) terms.push({ kind: "frequency", hz: frequencyHz });
+  if (period !== null) terms.push({ kind: "period", period });
+  const [own, second] = terms;
+  if (second !== undefined || (own !== undefined && requested !== null)) {
+    throw new PmuError(
+      "RATE_INVALID",
+      `events[].frequency_hz and events[].period: ${name} has a rate among its terms as well: give it in one place`,
+    );
+  }
+  if (own !== undefined || requested !== null) return own ?? (requested as Rate);
+  // perf's default for what is rare enough to be told each time.
+  const isEach = event.type === TYPE.TRACEPOINT || event.type === TYPE.BREAKPOINT;
+  return isEach ? { kind: "period", period: 1 } : { kind: "frequency", hz: DEFAULT_FREQUENCY_HZ };
+}
+
+function checkRate(event: ParsedEvent, rate: Rate, max: number): void {
+  if (rate.kind === "frequency" && rate.hz > max) {
+    throw new PmuError(
+      "RATE_INVALID",
+      `events[].frequency_hz: ${rate.hz} is above the kernel's maximum of ${max} (kernel.perf_event_max_sample_rate): ask for less, or raise it.`,
+    );
+  }
+  // The kernel runs a clock's timer no faster than each 10 us whatever it is asked for, and that fast is a frozen machine.
+  const leastNs = Math.max(CLOCK_PERIOD_NS_MIN, Math.ceil(NS_PER_SECOND / max));
+  if (rate.kind === "period" && event.periodUnit === "ns" && rate.period < leastNs) {
+    throw new PmuError(
+      "RATE_INVALID",
+      `events[].period: ${rate.period} ns is below the least of ${leastNs} that the kernel's maximum rate of ${max} Hz allows (kernel.perf_event_max_sample_rate): ask for more.`,
+    );
+  }
+}
+
+/** Equal where all that the kernel is told of two events is, but for how fast they sample. */
+function keyOf(event: Omit<ResolvedEvent, "key">): string {
+  const flags = [
+    event.excludeUser,
+    event.excludeKernel,
+    event.excludeHv,
+    event.excludeHost,
+    event.excludeGuest,
+    event.excludeIdle,
+    event.pinned,
+    event.sampleRead,
+  ];
+  const words = [event.config, event.config1, event.config2, event.config3].map((word) => word.toString(16));
+  return [
+    event.type,
+    ...words,
+    event.bpType,
+    flags.map(Number).join(""),
+    event.preciseIp,
+    event.cpus,
+    event.rate.kind,
+    ...event.members.map((member) => `{${member.key}}`),
+  ].join("/");
 }

@@ -15,16 +15,18 @@ import type { RecordedAttr } from "../perf-data/attr.js";
 import type { Damage } from "../perf-data/image.js";
 import { type Recording, readRecording } from "../perf-data/recording.js";
 import { sampleOffsets } from "../record.js";
-import type {
-  EventCatalog,
-  EventReading,
-  EventRequest,
-  EventShape,
-  OpenEvent,
-  RecordFormat,
-  ResolvedEvent,
-  RingDescriptor,
-  Source,
+import {
+  type EventCatalog,
+  type EventReading,
+  type EventRequest,
+  type EventShape,
+  type OpenEvent,
+  PLAIN_ATTR,
+  type RecordFormat,
+  type ResolvedEvent,
+  type RingDescriptor,
+  type Source,
+  UNGROUPED,
 } from "../source.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
@@ -134,16 +136,23 @@ class ReplaySource implements Source {
     return { events, pmus: [] };
   }
 
-  resolve(request: EventRequest): ResolvedEvent {
+  whyNotTogether(): null {
+    return null;
+  }
+
+  resolve(request: EventRequest): readonly ResolvedEvent[] {
     const index = this.#findAttr(request.event === "" ? this.defaultEvent : request.event);
     const attr = this.#recording.attrs[index] as RecordedAttr;
     const { name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
-    return {
+    const resolved: ResolvedEvent = {
+      ...PLAIN_ATTR,
+      ...UNGROUPED,
       ...{ name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp },
       key: `${index}/${name}`,
       rate: requestedRate(request) ?? { kind: "all" },
       periodUnit: isClock(attr) ? "ns" : "events",
     };
+    return [resolved];
   }
 
   /** By name as recorded; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
@@ -273,8 +282,12 @@ function parsedOrNull(text: string): ParsedEvent | null {
   }
 }
 
-function sameLevels(asked: ParsedEvent, recorded: RecordedAttr): boolean {
-  return modifierSuffix({ ...asked, preciseIp: 0 }) === modifierSuffix({ ...recorded, preciseIp: 0 });
+type Levels = Pick<RecordedAttr, "excludeUser" | "excludeKernel" | "excludeHv">;
+
+function sameLevels(asked: Levels, recorded: Levels): boolean {
+  const levels = ({ excludeUser, excludeKernel, excludeHv }: Levels): string =>
+    modifierSuffix({ excludeUser, excludeKernel, excludeHv });
+  return levels(asked) === levels(recorded);
 }
 
 interface ReplayControl {

@@ -78,9 +78,13 @@ class SyntheticSource implements Source {
     return { events: genericEvents().map((event) => ({ ...event, canSample: true, reason: "" })), pmus: [] };
   }
 
-  resolve(request: EventRequest): ResolvedEvent {
+  resolve(request: EventRequest): readonly ResolvedEvent[] {
     const event = parseEventSpec(request.event === "" ? this.defaultEvent : request.event);
-    return { ...event, key: event.name, rate: requestedRate(request) ?? { kind: "all" } };
+    return [{ ...event, key: event.name, rate: requestedRate(request) ?? { kind: "all" } }];
+  }
+
+  whyNotTogether(): null {
+    return null;
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
