@@ -1,5 +1,5 @@
 /** Groups: `{cycles,instructions}:S`. */
-import type { ParsedEvent } from "./parsed-event.js";
+import { needsCounter, type ParsedEvent } from "./parsed-event.js";
 import { complaint, cut, type Piece, quote, syntaxError, trimmed } from "./piece.js";
 
 export interface GroupSyntax {
@@ -51,8 +51,7 @@ function splitMembers(piece: Piece): Piece[] {
 export function resolveGroup(group: GroupSyntax, resolve: (member: Piece) => ParsedEvent[]): ParsedEvent[] {
   const members = group.members.map((piece) => ({ piece, events: resolve(piece) }));
   for (const { piece, events } of members) refuseSingly(group, piece, events[0]);
-  const most = members.reduce((a, b) => (b.events.length > a.events.length ? b : a));
-  return most.events.map(({ pmu }) => {
+  return pmusOf(members.map(({ events }) => events)).map((pmu) => {
     const [leader, ...others] = members.map(({ piece, events }) => {
       const fitting = events.length === 1 ? events[0] : events.find((event) => event.pmu === pmu);
       if (fitting === undefined) {
@@ -84,17 +83,27 @@ function refuseSingly({ modifiers, whole, members }: GroupSyntax, piece: Piece, 
   }
 }
 
-/** Members of a group are on the same CPUs; software events go with any. */
+/** For each of which there is a group: those that some member leaves open and no member rules out. */
+function pmusOf(members: readonly (readonly ParsedEvent[])[]): readonly string[] {
+  const open = members.find((events) => events.length > 1);
+  if (open === undefined) return [""];
+  const pmus = open.map(({ pmu }) => pmu);
+  const bound = members.flatMap((events) => (events.length === 1 ? [events[0].pmu] : []));
+  const ruled = pmus.filter((pmu) => bound.includes(pmu));
+  return ruled.length > 0 ? ruled : pmus;
+}
+
+/** Members of a group are counted by one PMU, on its CPUs; software events go with any. Throws PmuError. */
 function commonCpus({ whole }: GroupSyntax, events: readonly ParsedEvent[]): string {
-  const bound = events.filter(({ cpus }) => cpus !== "");
+  const bound = events.filter((event) => event.pmu !== "" && needsCounter(event));
   const [first] = bound;
   if (first === undefined) return "";
-  const other = bound.find(({ cpus }) => cpus !== first.cpus);
+  const other = bound.find(({ pmu }) => pmu !== first.pmu);
   if (other !== undefined) {
     throw complaint(
       "EVENT_UNSUPPORTED",
       whole,
-      `${first.name} and ${other.name} count on different CPUs (${first.cpus}; ${other.cpus}): give them without the braces`,
+      `${first.name} and ${other.name} are counted by different PMUs (${first.pmu}, ${other.pmu}): give them without the braces`,
     );
   }
   return first.cpus;

@@ -12,7 +12,7 @@ export interface ParsedEvent extends EventAttr {
   readonly cpus: string;
   /** Of a tracepoint: its tracefs `format` file. */
   readonly format: string;
-  /** The PMU that it names, or that a plain name means on a machine with several core PMUs; else empty. */
+  /** The PMU that it names, or that a plain name means here; else empty. */
   readonly pmu: string;
   /** P: preciseIp is the most there can be, and less where the kernel refuses that. */
   readonly preciseMax: boolean;

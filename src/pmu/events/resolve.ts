@@ -148,7 +148,7 @@ function resolveGeneric(
     return [eventOf({ type, config }, name, modifiers, { periodUnit: isClock ? "ns" : "events" })];
   }
   const { core } = host.pmus;
-  if (core.length < 2) return [eventOf({ type, config }, name, modifiers)];
+  if (core.length < 2) return [eventOf({ type, config }, name, modifiers, { pmu: core[0]?.name ?? "" })];
   return core.map((pmu) =>
     eventOf({ type, config: onPmu(config, pmu) }, `${pmu.name}/${name}/`, modifiers, { cpus: pmu.cpus, pmu: pmu.name }),
   );
@@ -157,7 +157,7 @@ function resolveGeneric(
 function resolveRaw(config: bigint, modifiers: ModifierPieces, host: EventHost): ParsedEvent[] {
   const name = `r${config.toString(16)}`;
   const { core } = host.pmus;
-  if (core.length < 2) return [eventOf({ type: TYPE.RAW, config }, name, modifiers)];
+  if (core.length < 2) return [eventOf({ type: TYPE.RAW, config }, name, modifiers, { pmu: core[0]?.name ?? "" })];
   return core.map((pmu) =>
     eventOf({ type: pmu.type, config }, `${pmu.name}/${name}/`, modifiers, { cpus: pmu.cpus, pmu: pmu.name }),
   );
