@@ -121,9 +121,9 @@ export class FakeSource implements Source {
 
   /** Each event but software ones takes a counter. */
   whyNotTogether(events: readonly ResolvedEvent[]): string | null {
-    const all = events.flatMap((event) => [event, ...event.members]).filter(needsCounter);
-    const keys = new Set(all.map(({ key }) => key));
-    return keys.size > this.counters ? `there are ${this.counters} counters` : null;
+    const opened = [...new Map(events.map((event) => [event.key, event])).values()];
+    const all = opened.flatMap((event) => [event, ...event.members]).filter(needsCounter);
+    return all.length > this.counters ? `there are ${this.counters} counters` : null;
   }
 
   open(event: ResolvedEvent, shape: EventShape): FakeEvent {

@@ -5,6 +5,7 @@ import type { DaemonLimits } from "../config/config.js";
 import { REGION_BYTES_MIN } from "../delivery/outbox.js";
 import { BrokerError, type BrokerErrorCode } from "./errors.js";
 import { FakeSource } from "./fake-source.test-support.js";
+import { resolvedEventMessages, wireCount, wirePlaces } from "./messages.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 
 const LIMITS: DaemonLimits = {
@@ -200,5 +201,50 @@ describe("refusal", () => {
       assert.equal(refused.message, "events[2].event: the reason");
       assert.equal(refused.cause, error);
     }
+  });
+});
+
+describe("checkRegister: what means several events", () => {
+  it("takes every instance of a PMU, and says which of the request's events each is", () => {
+    const spec = check({ events: [event("cpu-clock"), event("uncore_imc/event=4/")] });
+    assert.deepEqual(
+      spec.events.map(({ name }) => name),
+      ["cpu-clock", "uncore_imc_0/event=4/", "uncore_imc_1/event=4/"],
+    );
+    assert.deepEqual(spec.requestIndexes, [0, 1, 1]);
+  });
+
+  it("counts a group's members, which are numbered behind their leader", () => {
+    const spec = check({ events: [event("{cycles,instructions}:S"), event("cpu-clock")] });
+    assert.deepEqual(
+      resolvedEventMessages(spec.events).map(({ name, leader_index, frequency_hz }) => [
+        name,
+        leader_index,
+        frequency_hz,
+      ]),
+      [
+        ["cycles", 0, 99],
+        ["instructions", 0, 0],
+        ["cpu-clock", 2, 99],
+      ],
+    );
+    assert.deepEqual(wirePlaces(spec.events), [0, 2]);
+    assert.equal(wireCount(spec.events), 3);
+    assertRefused(
+      { events: [event("{cycles,instructions}:S"), event("{cpu-clock,page-faults}:S")] },
+      /^events: they mean 4 events: at most 3 a handler/,
+    );
+  });
+
+  it("refuses what it does not offer by name", () => {
+    assertRefused(
+      { events: [event("cpu-clock"), event("{cycles,instructions}")] },
+      /^events\[1\]\.event: groups in which every event samples are not offered by this version: write \{…\}:S/,
+    );
+  });
+
+  it("passes exclusive on", () => {
+    assert.equal(check({}).exclusive, false);
+    assert.equal(check({ exclusive: true }).exclusive, true);
   });
 });

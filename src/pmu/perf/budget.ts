@@ -25,10 +25,10 @@ function pmuOf({ type, config }: ResolvedEvent): bigint {
   return extended === 0n ? CORE_PMU : extended;
 }
 
-/** With their members, each once however many handlers want it. */
+/** Each once however many handlers want it, with its members, which are events of their own. */
 function counting(events: readonly ResolvedEvent[]): ResolvedEvent[] {
-  const all = events.flatMap((event) => [event, ...event.members]).filter(needsCounter);
-  return [...new Map(all.map((event) => [event.key, event])).values()];
+  const opened = new Map(events.map((event) => [event.key, event]));
+  return [...opened.values()].flatMap((event) => [event, ...event.members]).filter(needsCounter);
 }
 
 /** The reason, or null when they can all count at once on every CPU. */
