@@ -56,3 +56,27 @@ describe("encodeAttr", () => {
     assert.equal(view({ preciseIp: 3 }).getBigUint64(40, true), always | (3n << 15n));
   });
 });
+
+describe("encodeAttr: what specifications can say", () => {
+  it("puts a breakpoint's and a PMU's words where the kernel shares them", () => {
+    const attr = view({ bpType: 3, config1: 0xffff_8000_0000_0000n, config2: 8n });
+    assert.equal(attr.getUint32(52, true), 3);
+    assert.equal(attr.getBigUint64(56, true), 0xffff_8000_0000_0000n);
+    assert.equal(attr.getBigUint64(64, true), 8n);
+  });
+
+  it("grows for config3 alone, which older kernels refuse", () => {
+    const attr = view({ config3: 5n });
+    assert.deepEqual([attr.byteLength, attr.getUint32(4, true)], [136, 136]);
+    assert.equal(attr.getBigUint64(128, true), 5n);
+  });
+
+  it("sets each flag alone", () => {
+    const always = view({}).getBigUint64(40, true);
+    const bits = { pinned: 2n, excludeIdle: 7n, excludeHost: 19n, excludeGuest: 20n } as const;
+    for (const [name, bit] of Object.entries(bits)) {
+      assert.equal(view({ [name]: true }).getBigUint64(40, true), always | (1n << bit), name);
+    }
+    assert.equal(view({ enabled: true }).getBigUint64(40, true), always & ~1n, "no longer disabled");
+  });
+});

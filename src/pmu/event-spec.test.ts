@@ -69,6 +69,58 @@ describe("parseEventSpec", () => {
     }
   });
 
+  it("takes the other modifiers that make sense for samples, on every kind of event", () => {
+    const flags = (text: string): string => {
+      const { excludeHost, excludeGuest, excludeIdle, pinned, preciseMax, name } = parseEventSpec(text);
+      return [
+        name,
+        ...Object.entries({ excludeHost, excludeGuest, excludeIdle, pinned, preciseMax }).flatMap(([flag, on]) =>
+          on ? [flag] : [],
+        ),
+      ].join(" ");
+    };
+    assert.equal(flags("cycles:G"), "cycles:G excludeHost");
+    assert.equal(flags("cycles:H"), "cycles:H excludeGuest");
+    assert.equal(flags("cycles:GH"), "cycles");
+    assert.equal(flags("cycles:I"), "cycles:I excludeIdle");
+    assert.equal(flags("r1:uD"), "r1:uD pinned");
+    assert.equal(flags("cycles:P"), "cycles:P excludeGuest preciseMax");
+    assert.equal(flags("mem:0x10/1:w:uI"), "mem:0x10/1:w:uI excludeIdle");
+    assert.equal(flags("page-faults:kH"), "page-faults:kH excludeGuest");
+  });
+
+  it("knows every spelling of the cache events", () => {
+    const caches = {
+      "L1-dcache": 0,
+      l1d: 0,
+      "L1-instruction": 1,
+      LLC: 2,
+      L2: 2,
+      "Data-TLB": 3,
+      "i-tlb": 4,
+      btb: 5,
+      node: 6,
+    };
+    for (const [cache, id] of Object.entries(caches)) {
+      for (const [suffix, config] of [
+        ["", 0],
+        ["-loads", 0],
+        ["-read", 0],
+        ["-access", 0],
+        ["-load-refs", 0],
+        ["-ops-load", 0],
+        ["-miss", 0x10000],
+        ["-load-misses", 0x10000],
+        ["-misses-read", 0x10000],
+      ] as const) {
+        const { type, config: found } = parseEventSpec(cache + suffix);
+        assert.deepEqual([type, found], [TYPE.HW_CACHE, BigInt(config | id)], cache + suffix);
+      }
+    }
+    assert.equal(parseEventSpec("LLC-speculative-load-miss").config, 0x10202n);
+    fails("EVENT_UNKNOWN", /no event "iTLB-stores"/, () => parseEventSpec("iTLB-stores"));
+  });
+
   it("counts nanoseconds for clocks, events for the rest", () => {
     assert.equal(parseEventSpec("cpu-clock:u").periodUnit, "ns");
     assert.equal(parseEventSpec("task-clock").periodUnit, "ns");

@@ -30,7 +30,11 @@ function resolvedEventMessage(event: ResolvedEvent, leaderIndex: number, samples
   return {
     name: event.name,
     type: event.type,
-    config: Number(event.config),
+    config: event.config.toString(),
+    config1: event.config1.toString(),
+    config2: event.config2.toString(),
+    config3: event.config3.toString(),
+    format: Buffer.from(event.format),
     frequency_hz: samples && rate.kind === "frequency" ? rate.hz : 0,
     period: samples && rate.kind === "period" ? rate.period : 0,
     period_unit: event.periodUnit,

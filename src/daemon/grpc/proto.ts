@@ -30,11 +30,17 @@ export interface StartedMessage {
 export interface ResolvedEventMessage {
   readonly name: string;
   readonly type: number;
-  readonly config: number;
+  /** Decimal: all 64 bits, which a number has not. */
+  readonly config: string;
+  readonly config1: string;
+  readonly config2: string;
+  readonly config3: string;
   readonly frequency_hz: number;
   readonly period: number;
   readonly period_unit: string;
   readonly leader_index: number;
+  /** Of a tracepoint. */
+  readonly format: Uint8Array;
 }
 
 export interface LossMessage {

@@ -62,7 +62,7 @@ function listEvents(source: Source): object {
     events: events.map((event) => ({
       name: event.name,
       type: event.type,
-      config: Number(event.config),
+      config: event.config.toString(),
       description: event.description,
       can_sample: event.canSample,
       reason: event.reason,

@@ -15,7 +15,7 @@ const WORDS: Readonly<Record<string, ConfigWord>> = { config: 0, config1: 1, con
 
 /** `config:0-7,32-35` or `config1:23`; null for what no kernel writes. */
 export function parseFormat(text: string): FormatField | null {
-  const [, name = "", bits = ""] = /^(config[123]?):([0-9,-]+)$/.exec(text.trim()) ?? [];
+  const [, name = "", bits = ""] = /^(config[123]?):(\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)$/.exec(text.trim()) ?? [];
   const word = WORDS[name];
   if (word === undefined) return null;
   const ranges = bits.split(",").map((range): readonly [number, number] => {

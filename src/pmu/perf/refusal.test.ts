@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { TYPE } from "../abi.js";
 import { PmuError, type PmuErrorCode } from "../errors.js";
-import { type ErrnoName, errno, FakeKernel } from "./fake-kernel.test-support.js";
+import { PLAIN_ATTR, type ResolvedEvent, UNGROUPED } from "../source.js";
+import { type ErrnoName, errno, FakeKernel, type OpenedAttr } from "./fake-kernel.test-support.js";
 import { explainMapFailure, explainOpenFailure } from "./refusal.js";
 
 function explain(name: ErrnoName, kernel = new FakeKernel()): PmuError {
@@ -64,6 +66,8 @@ describe("explainOpenFailure: the rest", () => {
       ["EMFILE", "RESOURCE"],
       ["ENFILE", "RESOURCE"],
       ["ENOMEM", "RESOURCE"],
+      ["E2BIG", "EVENT_UNSUPPORTED"],
+      ["ENOSPC", "RESOURCE"],
       ["EIO", "SYSCALL"],
     ];
     for (const [name, code] of codes) {
@@ -93,5 +97,57 @@ describe("explainMapFailure", () => {
     const error = explainMapFailure(errno("mmap", "ENOMEM"), 512, new FakeKernel()) as PmuError;
     assert.equal(error.code, "RESOURCE");
     assert.match(error.message, /^mapping a ring of 512 KiB: .*ENOMEM/);
+  });
+});
+
+describe("explainOpenFailure: what the kernel would take instead", () => {
+  const event: ResolvedEvent = {
+    ...PLAIN_ATTR,
+    ...UNGROUPED,
+    name: "pmu/x/",
+    key: "x",
+    type: 20,
+    rate: { kind: "frequency", hz: 99 },
+    periodUnit: "events",
+  };
+
+  /** The kernel takes what `takes` says, and refuses the rest with EINVAL. */
+  function said(takes: (attr: OpenedAttr) => boolean, of: Partial<ResolvedEvent> = {}): string {
+    const kernel = new FakeKernel();
+    kernel.refuse = (call, { attr }) => (call === "open" && !takes(attr) ? "EINVAL" : null);
+    const attempt = { event: { ...event, ...of }, cpu: 0 };
+    const { message } = explainOpenFailure(errno("perf_event_open", "EINVAL"), "event pmu/x/", kernel, attempt);
+    assert.deepEqual(kernel.openFds, []);
+    return message;
+  }
+
+  it("tells PMUs that only count from those that reject the event", () => {
+    assert.match(
+      said(({ samplePeriod }) => samplePeriod === 0n),
+      /the PMU only counts the event, it cannot sample it/,
+    );
+    assert.match(
+      said(({ samplePeriod, excludeKernel }) => samplePeriod === 0n && !excludeKernel, { excludeKernel: true }),
+      /only counts the event, and in all modes: .* takes no modifiers/,
+    );
+    assert.match(
+      said(() => false),
+      /the kernel rejects this combination/,
+    );
+  });
+
+  it("tells a precision that is too much, groups and breakpoints", () => {
+    assert.match(
+      said(({ preciseIp }) => preciseIp === 0, { preciseIp: 3 }),
+      /a precision of 3: give fewer p, or P/,
+    );
+    assert.match(
+      said(() => false, { members: [event] }),
+      /cannot count this group at once/,
+    );
+    assert.match(
+      said(() => false, { type: TYPE.BREAKPOINT }),
+      /x86 watches for w, rw or x/,
+    );
   });
 });
