@@ -150,9 +150,9 @@ test(
     await second.done;
 
     const resumedAt = second.started?.nextSequence ?? 0;
-    // What the daemon had handed over when the client left, and the client never read.
+    // What the daemon had handed over when the client left, and the client never read. Negative: what the client has read
+    // although the daemon had to take it for lost.
     const inTransit = resumedAt - first.nextSequence;
-    assert.ok(inTransit >= 0, `numbers start at ${resumedAt}, after ${first.nextSequence}`);
     assert.equal(books.matched, books.delivered + books.lost);
     assert.equal(books.delivered, first.samples + inTransit + second.samples);
     assert.equal(books.lost, second.events[0].lost);

@@ -190,25 +190,59 @@ describe("StreamLedger", () => {
       assert.deepEqual(problemsOf([[started(), samples(0, 3), loss(2)], again]), []);
     });
 
-    it("takes back one message only, and only whole", () => {
-      for (const nextSequence of [2, 4]) {
-        const first = [started(), samples(0, 3), samples(3, 2)];
-        const problems = problemsOf([first, [started(nextSequence), end(5, 0)]]);
-        assert.match(problems.join(), new RegExp(`resumes with number ${nextSequence}, behind 5`));
+    it("takes back all that was on its way, samples and losses", () => {
+      const first = [started(), samples(0, 3), samples(3, 2), loss(4), samples(9, 1, 1), samples(10, 5)];
+      const broken = (count: number, eventIndex: number): Loss => loss(count, { reason: "STREAM_BROKEN", eventIndex });
+      const again = [{ ...started(3), resumed: true }, broken(2, 0), loss(4), broken(1, 1), broken(5, 0), end(3, 12)];
+      const [own, other] = end(3, 11).events;
+      const lostOther = { ...other, matched: 1, lost: 1, periodLost: PERIOD };
+      again[again.length - 1] = end(3, 12, { events: [own, lostOther] });
+      assert.deepEqual(problemsOf([first, again]), []);
+      // The daemon may have learnt of the first two that they were taken.
+      const later = [{ ...started(9), resumed: true }, broken(1, 1), broken(5, 0), end(5, 10)];
+      const [fewer] = end(5, 9).events;
+      later[later.length - 1] = end(5, 10, { events: [fewer, lostOther] });
+      assert.deepEqual(problemsOf([first, later]), []);
+    });
+
+    it("takes back no more than may have been on its way, and only whole messages", () => {
+      const first = [started(), samples(0, 3), samples(3, 2), loss(1), samples(6, 2), samples(8, 2)];
+      for (const nextSequence of [0, 2, 4, 7, 9]) {
+        const resumed = { ...started(nextSequence), resumed: true };
+        const problems = problemsOf([first, [resumed, end(9, 1)]]);
+        assert.match(problems.join(), new RegExp(`resumes with number ${nextSequence}, behind 10`));
       }
     });
 
-    it("that nobody resumed cannot have brought more than was delivered, but for the last message", () => {
-      const stream = [started(), samples(0, 3), samples(3, 2)];
+    it("takes back nothing that a later stream has begun after", () => {
+      const resumed = (nextSequence: number): Started => ({ ...started(nextSequence), resumed: true });
+      const problems = problemsOf([[started(), samples(0, 3), samples(3, 2)], [resumed(5)], [resumed(3), end(5, 0)]]);
+      assert.match(problems.join(), /resumes with number 3, behind 5/);
+    });
+
+    describe("that nobody resumed", () => {
       const table = (delivered: number, lost: number): DaemonBooks => ({
         source: "the table",
         matched: delivered + lost,
         delivered,
         lost,
       });
-      assert.deepEqual(problemsOf([stream], table(7, 1)), []);
-      assert.deepEqual(problemsOf([stream], table(3, 2)), []);
-      assert.match(problemsOf([stream], table(2, 3)).join(), /delivered, and received: 3 came, of 2/);
+
+      it("cannot have brought more than was delivered, but for the last messages", () => {
+        const stream = [started(), samples(0, 3), ...[3, 5, 7, 9].map((sequence) => samples(sequence, 2))];
+        assert.deepEqual(problemsOf([stream], table(12, 1)), []);
+        for (const delivered of [9, 7, 5, 3]) assert.deepEqual(problemsOf([stream], table(delivered, 12)), []);
+        assert.match(problemsOf([stream], table(2, 9)).join(), /delivered, and received: 3 came, of 2/);
+      });
+
+      it("nor of one event, whatever an earlier stream had not been read of another", () => {
+        const { events } = end(3, 2);
+        const [own, other] = events;
+        const unread = { ...other, matched: 9, delivered: 9, periodDelivered: 9n * PERIOD };
+        const books = { ...table(12, 2), events: [own, unread] };
+        const streams = [[started()], [{ ...started(9), resumed: true }, samples(9, 3), samples(12, 2)]];
+        assert.deepEqual(problemsOf(streams, books), []);
+      });
     });
   });
 });

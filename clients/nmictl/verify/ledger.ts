@@ -3,14 +3,17 @@
  * daemon's at the end. What does not agree becomes a problem with both sides; nothing throws.
  *
  * A handler whose stream breaks goes on in another one. What the daemon had handed to the transport and the client never
- * read is then missing here: the numbers of the samples say how much (`unseen`). And the message that was on its way may
- * have arrived although the daemon had to take it for lost: the next stream begins with its number again, and it is
- * taken back here.
+ * read is then missing here: the numbers of the samples say how much (`unseen`). And the messages that were on their way
+ * may have arrived although the daemon had to take them for lost: the next stream begins with the number of the first of
+ * them again, and they are taken back here.
  */
 import type { Delivery, End, EventBooks, Loss, LossCount, SampleBatch, Started } from "../../typescript/index.js";
 
 /** One mistake may show in every message. */
 const PROBLEMS_MAX = 50;
+
+/** Messages that the daemon may have on their way in one stream, and so take for lost at once: see Started, nmi.proto. */
+const ON_THEIR_WAY_MAX = 4;
 
 /** Of one of the handler's events. */
 export interface EventLedger {
@@ -31,7 +34,7 @@ export interface DaemonBooks {
   readonly losses?: readonly LossCount[];
 }
 
-/** The last message with numbers. */
+/** A message with numbers. */
 interface Numbered {
   readonly sequence: number;
   readonly count: number;
@@ -58,7 +61,8 @@ export class StreamLedger {
   readonly problems: string[] = [];
   #streams = 0;
   #startedThisStream = true;
-  #last: Numbered | null = null;
+  /** The latest of the last stream that brought `started`, oldest first: what may have to be taken back. */
+  #latest: Numbered[] = [];
 
   /** The daemon's messages of another stream follow. */
   begin(): void {
@@ -107,26 +111,39 @@ export class StreamLedger {
     } else if (!this.takeBack(started.nextSequence)) {
       this.#problem(`a stream resumes with number ${started.nextSequence}, behind ${this.nextSequence}`);
     }
+    // What came before that number is settled, on both sides.
+    this.#latest = [];
   }
 
-  /** The last message, of the numbers from `sequence` on, does not count: the daemon will tell of it again, or has. */
+  /**
+   * The last messages, from the one that begins with number `sequence` on, do not count: the daemon will tell of them
+   * again, or has. False, and nothing is taken back, where none that may have been on its way begins there.
+   */
   takeBack(sequence: number): boolean {
-    const last = this.#last;
-    if (last === null || last.sequence !== sequence) return false;
-    this.#last = null;
-    this.nextSequence = last.sequence;
-    const event = this.#event(last.eventIndex);
-    if (last.reason === null) {
-      this.samples -= last.count;
-      event.samples -= last.count;
-      event.period -= last.period;
-    } else {
-      this.lost -= last.count;
-      event.lost -= last.count;
-      event.periodLost -= last.period;
-      add(this.losses, last.reason, -last.count);
-    }
+    const from = this.#latest.findIndex((message) => message.sequence === sequence);
+    if (from < 0) return false;
+    for (const message of this.#latest.splice(from)) this.#uncount(message);
+    this.nextSequence = sequence;
     return true;
+  }
+
+  #uncount({ count, period, eventIndex, reason }: Numbered): void {
+    const event = this.#event(eventIndex);
+    if (reason === null) {
+      this.samples -= count;
+      event.samples -= count;
+      event.period -= period;
+    } else {
+      this.lost -= count;
+      event.lost -= count;
+      event.periodLost -= period;
+      add(this.losses, reason, -count);
+    }
+  }
+
+  #remember(message: Numbered): void {
+    this.#latest.push(message);
+    if (this.#latest.length > ON_THEIR_WAY_MAX) this.#latest.shift();
   }
 
   #count(batch: SampleBatch): void {
@@ -140,7 +157,7 @@ export class StreamLedger {
       if (batch[column].length !== length) this.#problem(`column ${column} holds ${batch[column].length} of ${length}`);
     }
     const period = sumOf(batch.period);
-    this.#last = { sequence, count: length, period, eventIndex, reason: null };
+    this.#remember({ sequence, count: length, period, eventIndex, reason: null });
     this.nextSequence = sequence + length;
     this.samples += length;
     const event = this.#event(eventIndex);
@@ -157,7 +174,7 @@ export class StreamLedger {
       return;
     }
     const period = BigInt(loss.period);
-    this.#last = { sequence: this.nextSequence, count, period, eventIndex, reason };
+    this.#remember({ sequence: this.nextSequence, count, period, eventIndex, reason });
     this.nextSequence += count;
     this.lost += count;
     add(this.losses, reason, count);
@@ -189,11 +206,19 @@ export class StreamLedger {
     this.#sameEvents(books.flatMap(({ source, events }) => (events === undefined ? [] : [{ source, events }])));
     const reasons = books.flatMap(({ source, losses }) => (losses === undefined ? [] : [{ source, losses }]));
     this.#sameLosses(reasons);
-    // A stream that broke for good: its last message may have arrived after the daemon took it for lost.
-    if (this.end === null && this.samples + this.lost > 0 && this.samples > first.delivered && this.#last !== null) {
-      this.takeBack(this.#last.sequence);
+    const events = books.find((own) => own.events !== undefined)?.events;
+    if (this.end === null) this.#takeBackSurplus(first.delivered, events ?? []);
+    this.#against(first, events, reasons[0]?.losses);
+  }
+
+  /** A stream that broke for good: its last messages may have arrived after the daemon took them for lost. */
+  #takeBackSurplus(delivered: number, events: readonly EventBooks[]): void {
+    const isMore = (): boolean =>
+      this.samples > delivered ||
+      events.some((event) => (this.events[event.eventIndex]?.samples ?? 0) > event.delivered);
+    for (let last = this.#latest.at(-1); last !== undefined && isMore(); last = this.#latest.at(-1)) {
+      this.takeBack(last.sequence);
     }
-    this.#against(first, books.find(({ events }) => events !== undefined)?.events, reasons[0]?.losses);
   }
 
   #checkWithin({ source, matched, delivered, lost, lastSequence, events, losses }: DaemonBooks): void {

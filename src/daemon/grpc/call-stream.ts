@@ -9,6 +9,7 @@ import type { FramePool } from "./frame-pool.js";
 /** http2.constants.NGHTTP2_CANCEL */
 const HTTP2_CANCEL = 8;
 
+/** Promised to clients: what of them has arrived when the stream breaks is told as lost (Started, nmi.proto). */
 const DIRECT_WRITES_MAX = 4;
 
 /** A call whose messages are encoded already: its responseSerialize hands them on as they are. */
