@@ -200,7 +200,7 @@ export class TestDispatcher {
     writer.addMatched(event, samples, period, 0, 0);
     const payload = timeColumn(times);
     const bytes = segmentBytesFor(payload.length);
-    const refusal = writer.admit(event, bytes, this.isShort, 0);
+    const refusal = writer.admit(event, writer.isFull(event, bytes), this.isShort, 0);
     const lost = (reason: number): number => (refusal === reason ? samples : 0);
     this.#counters.countDispatch(
       this.#slot,

@@ -167,12 +167,12 @@ export class OutboxWriter {
   }
 
   /**
-   * ADMITTED when a segment may be posted; what was lost before it has been told by then. Otherwise why not. `isShort`:
-   * the daemon's memory will not do. Losses wait for the next segment that is admitted, or for the reader to catch up:
+   * ADMITTED when a segment may be posted; what was lost before it has been told by then. Otherwise why not. `isFull` is
+   * what the method of that name has said: asked again it may say something else, since the reader makes room meanwhile.
+   * `isShort`: the daemon's memory will not do. Losses wait for the next segment that is admitted, or for the reader to catch up:
    * told one by one they would fill an outbox that is refused memory, and the reason would seem to be another.
    */
-  admit(event: number, segmentBytes: number, isShort: boolean, dispatchNs: number): Refusal | typeof ADMITTED {
-    const isFull = this.isFull(event, segmentBytes);
+  admit(event: number, isFull: boolean, isShort: boolean, dispatchNs: number): Refusal | typeof ADMITTED {
     if (isFull || isShort) {
       if (this.#freeUnits() === this.#region.shape.units) this.flushPendingLoss(event, dispatchNs);
       return isFull ? REFUSAL.QUEUE_FULL : REFUSAL.MEMORY;

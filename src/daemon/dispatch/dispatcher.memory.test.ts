@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { describe, it } from "node:test";
+import { describe, it, mock } from "node:test";
+import { OutboxWriter } from "../delivery/outbox.js";
 import { SEGMENT_BYTES_MIN, SEGMENT_HEADER_BYTES, SLAB_BYTES } from "../delivery/segment-layout.js";
 import { type DispatcherFixture, format, numbered, openDispatcher, write } from "./dispatcher.test-support.js";
 import { chunkBytes } from "./encode.js";
@@ -45,6 +46,36 @@ describe("Dispatcher: memory", () => {
     }
     assert.equal(received, 20_000);
     assert.equal(lost(victim.handle.slot), 0);
+  });
+
+  it("is asked for whenever an outbox has been found to have room, also while its reader makes more", () => {
+    const fixture = open();
+    const handler = fixture.add({ regionBytes: 20 * 1024 });
+    let received = 0;
+    // The reader empties the outbox after each look of the dispatcher's.
+    const { isFull } = OutboxWriter.prototype;
+    const look = mock.method(
+      OutboxWriter.prototype,
+      "isFull",
+      function (this: OutboxWriter, event: number, bytes: number) {
+        const answer = isFull.call(this, event, bytes);
+        received += handler.takeTimes().length;
+        return answer;
+      },
+    );
+    try {
+      for (let round = 0; round < 10; round++) {
+        write(fixture, numbered(1000));
+        fixture.dispatcher.drain();
+      }
+    } finally {
+      look.mock.restore();
+    }
+    received += handler.takeTimes().length;
+    const pending = handler.reader.pendingLosses(0);
+    const lost = [...handler.losses, ...pending].reduce((sum, { samples }) => sum + samples, 0);
+    assert.ok(lost > 0 && received > 0);
+    assert.equal(received + lost, handler.reader.matched(0));
   });
 
   it("is not spent on lanes that nobody is offered", () => {

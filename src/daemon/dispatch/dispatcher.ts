@@ -330,9 +330,11 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   #post(writer: OutboxWriter, e: number, c: number): void {
     const chunks = this.#chunks;
-    // Encodes it, if it has not been: what it takes may then be more than was planned.
-    const isShort = !writer.isFull(e, chunks.segmentBytes[c]) && this.#isShort(writer, c);
-    const refusal = writer.admit(e, chunks.segmentBytes[c], isShort, this.#nowNs);
+    let isFull = writer.isFull(e, chunks.segmentBytes[c]);
+    const isShort = !isFull && this.#isShort(writer, c);
+    // Encoded by now, it may take more than was planned.
+    if (!isFull && !isShort) isFull = writer.isFull(e, chunks.segmentBytes[c]);
+    const refusal = writer.admit(e, isFull, isShort, this.#nowNs);
     if (refusal === ADMITTED) {
       chunks.posted[c] += 1;
       writer.post(e, chunks.segment[c], chunks.segmentBytes[c]);
