@@ -41,7 +41,7 @@ interface CaseResult {
   readonly ratio: Spread;
 }
 
-const REFUSE: ScanListener = { throttle: unexpected, corrupt: unexpected, stray: unexpected };
+const REFUSE: ScanListener = { throttle: unexpected, corrupt: unexpected, stray: unexpected, lost: unexpected };
 
 function unexpected(): never {
   throw new Error("a batch of samples alone holds something else");
@@ -74,7 +74,7 @@ class Decoder {
     this.#lanes = new LaneTable([{ cpu: 0, reader: this.#ring.reader }], new OwnerCache());
     this.#chunks = new ChunkList(this.#segments, this.#lanes);
     const event = { armed: 0, frequencyHz: 0, period: 0 };
-    const request = { event, filter: PASSES_ALL, filterKey: filterKey(PASSES_ALL), callchain: false };
+    const request = { event, filter: PASSES_ALL, filterKey: filterKey(PASSES_ALL), columns: 0 };
     this.#lane = this.#lanes.join(request, { frequencyHz: null, period: null }, 0);
   }
 

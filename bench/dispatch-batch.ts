@@ -64,7 +64,7 @@ export function scanBatch(samples: number): Batch {
   const formats = new FormatTable();
   formats.add(0, SYNTHETIC_FORMAT);
   const index = new BatchIndex();
-  const listener: ScanListener = { throttle: unexpected, corrupt: unexpected, stray: unexpected };
+  const listener: ScanListener = { throttle: unexpected, corrupt: unexpected, stray: unexpected, lost: unexpected };
   index.scan(ring.reader, ring.reader.loadHead(), formats, listener);
   if (index.count !== samples) throw new Error(`${index.count} samples in a batch of ${samples}`);
   const selection = { sample: Uint32Array.from({ length: samples }, (_, i) => i), period: index.period };

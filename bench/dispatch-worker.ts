@@ -77,7 +77,8 @@ class Setup {
       shape: SHAPE,
       events: [{ armed: 0, frequencyHz: 0, period: 0 }],
       filter: PASSES_ALL,
-      callchain: false,
+      columns: 0,
+      tasks: null,
       flushIntervalMs: 100,
       flushIsDaemons: false,
     });

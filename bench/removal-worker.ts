@@ -46,7 +46,7 @@ function run(setup: RemovalWorkerSetup): void {
   const rungAt = new BigInt64Array(setup.rungAt);
   const histograms = setup.histograms.map((buffer) => new DurationHistogram(buffer));
   const batch = scanBatch(samples);
-  const out = new Uint32Array(chunkBytes(samples, -1) / 4);
+  const out = new Uint32Array(chunkBytes(samples, 0, 0) / 4);
   const now = monotonicClock();
   let histogram = new DurationHistogram();
   let lastNs = 0;
@@ -58,7 +58,7 @@ function run(setup: RemovalWorkerSetup): void {
   const target = {
     dispatch(slot: number): void {
       settle();
-      encodeChunk(out, 0, batch.index, batch.ring, batch.selection, 0, samples, -1, 0);
+      encodeChunk(out, 0, batch.index, batch.ring, batch.selection, 0, samples, 0, 0);
       // From the end of the one before, so that announcement, retraction and the doorbell are in it.
       const nowNs = now();
       pendingNs = nowNs - lastNs;

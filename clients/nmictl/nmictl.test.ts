@@ -121,6 +121,9 @@ test("subscribe asks for what its options say", async () => {
     ],
     fields: ["CALLCHAIN"],
     leaseMs: 5000,
+    tasks: false,
+    contextSwitches: false,
+    exclusive: false,
   });
   assert.deepEqual(structuredClone(filter), {
     pids: [1, 2, 3],

@@ -12,6 +12,7 @@ import { Broker } from "./broker/broker.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { OverloadControl } from "./broker/overload.js";
 import { Tally } from "./broker/tally.js";
+import { TaskTracking } from "./broker/task-tracking.js";
 import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
@@ -23,7 +24,7 @@ import type { DeliveryBell } from "./dispatch/delivery-bell.js";
 import { DispatcherHost } from "./dispatch/host.js";
 import { liveCpuState, planPinning } from "./dispatch/pinning.js";
 import { SharedMemory } from "./dispatch/shared-memory.js";
-import { EVENT_STAT } from "./dispatch/stats.js";
+import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
 import { startGrpcServer } from "./grpc/server.js";
@@ -156,6 +157,7 @@ async function start(
       overload.begin();
       housekeeping = setInterval(() => {
         kernelLoss.poll(broker.handlers);
+        taskTracking.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
         void overload.look();
       }, HOUSEKEEPING_MS);
@@ -178,6 +180,12 @@ async function start(
     },
   });
   const kernelLoss = new KernelLossWatch(armedEvents);
+  const taskTracking = new TaskTracking({
+    source,
+    tellAll: (control) => host.tellAll(control),
+    lostRecords: () => host.threads.reduce((sum, { stats }) => sum + stats.words[DISPATCHER_STAT.LOST_RECORDS], 0),
+    onProblem: (error) => log.error({ err: error }, "task records could not be reduced"),
+  });
   const overload = new OverloadControl({
     dispatchers: host.threads,
     armedEvents,
@@ -206,6 +214,7 @@ async function start(
     host,
     armedEvents,
     kernelLoss,
+    taskTracking,
     limits: config.limits,
     tally,
     audit,
@@ -239,6 +248,7 @@ async function start(
     armedEvents,
     broker,
     tally,
+    taskTracking,
     audit,
     slowDispatches,
     overload,

@@ -37,11 +37,45 @@ export const SAMPLE = {
   WEIGHT_STRUCT: 1 << 24,
 } as const;
 
-/** enum perf_event_type */
-export const RECORD = { LOST: 2, THROTTLE: 5, UNTHROTTLE: 6, SAMPLE: 9 } as const;
+/** For messages: the names of the bits. */
+export function sampleTypeNames(sampleType: number): string[] {
+  return Object.entries(SAMPLE).flatMap(([name, bit]) => ((sampleType & bit) !== 0 ? [name] : []));
+}
 
-/** perf_event_header.misc */
+/** enum perf_branch_sample_type */
+export const BRANCH_SAMPLE = { ANY: 1 << 3, HW_INDEX: 1 << 17, COUNTERS: 1 << 19 } as const;
+
+/** enum perf_event_type */
+export const RECORD = {
+  MMAP: 1,
+  LOST: 2,
+  COMM: 3,
+  EXIT: 4,
+  THROTTLE: 5,
+  UNTHROTTLE: 6,
+  FORK: 7,
+  SAMPLE: 9,
+  MMAP2: 10,
+  ITRACE_START: 12,
+  SWITCH: 14,
+  SWITCH_CPU_WIDE: 15,
+  NAMESPACES: 16,
+  KSYMBOL: 17,
+  BPF_EVENT: 18,
+  CGROUP: 19,
+  TEXT_POKE: 20,
+  AUX_OUTPUT_HW_ID: 21,
+} as const;
+
+/** perf_event_header.misc; a bit means another thing in each type of record. */
 export const MISC_CPUMODE_MASK = 7;
+export const MISC = {
+  COMM_EXEC: 1 << 13,
+  SWITCH_OUT: 1 << 13,
+  EXACT_IP: 1 << 14,
+  SWITCH_OUT_PREEMPT: 1 << 14,
+  MMAP_BUILD_ID: 1 << 14,
+} as const;
 export const CPUMODE = { UNKNOWN: 0, KERNEL: 1, USER: 2, HYPERVISOR: 3, GUEST_KERNEL: 4, GUEST_USER: 5 } as const;
 
 /** enum perf_event_read_format */
@@ -79,7 +113,11 @@ const ATTR = {
   CONFIG1: 56,
   /** A union with bp_len. */
   CONFIG2: 64,
+  BRANCH_SAMPLE_TYPE: 72,
+  SAMPLE_REGS_USER: 80,
+  SAMPLE_STACK_USER: 88,
   CLOCKID: 92,
+  SAMPLE_REGS_INTR: 96,
   CONFIG3: 128,
 } as const;
 
@@ -97,6 +135,21 @@ const ATTR_FLAG = {
   EXCLUDE_HOST: 1n << 19n,
   EXCLUDE_GUEST: 1n << 20n,
   USE_CLOCKID: 1n << 25n,
+} as const;
+
+/** Flags of perf_event_attr that ask for records other than samples. */
+export const TRACK = {
+  MMAP: 1n << 8n,
+  COMM: 1n << 9n,
+  TASK: 1n << 13n,
+  MMAP2: 1n << 23n,
+  COMM_EXEC: 1n << 24n,
+  CONTEXT_SWITCH: 1n << 26n,
+  NAMESPACES: 1n << 28n,
+  KSYMBOL: 1n << 29n,
+  BPF_EVENT: 1n << 30n,
+  CGROUP: 1n << 32n,
+  TEXT_POKE: 1n << 33n,
 } as const;
 
 /** PERF_ATTR_SIZE_VER7 (with sig_data): accepted by every kernel since 5.13, and by older ones as long as the tail is 0. */
@@ -130,6 +183,13 @@ export interface AttrFields {
   /** Bytes with `watermark`, else samples. */
   readonly wakeup: number;
   readonly watermark: boolean;
+  readonly branchSampleType?: number;
+  readonly sampleRegsUser?: bigint;
+  readonly sampleRegsIntr?: bigint;
+  /** Bytes. */
+  readonly sampleStackUser?: number;
+  /** TRACK bits. */
+  readonly track?: bigint;
 }
 
 /** struct perf_event_attr for a per-CPU event: on CLOCK_MONOTONIC, with the sample id in every record. */
@@ -149,6 +209,7 @@ export function encodeAttr(fields: AttrFields): Uint8Array {
   if (fields.freq) flags |= ATTR_FLAG.FREQ;
   if (fields.watermark) flags |= ATTR_FLAG.WATERMARK;
   flags |= BigInt(fields.preciseIp) << ATTR_FLAG.PRECISE_IP_SHIFT;
+  flags |= fields.track ?? 0n;
   view.setUint32(ATTR.TYPE, fields.type, true);
   view.setUint32(ATTR.SIZE, bytes.length, true);
   view.setBigUint64(ATTR.CONFIG, fields.config, true);
@@ -160,7 +221,11 @@ export function encodeAttr(fields: AttrFields): Uint8Array {
   view.setUint32(ATTR.BP_TYPE, bpType, true);
   view.setBigUint64(ATTR.CONFIG1, config1, true);
   view.setBigUint64(ATTR.CONFIG2, config2, true);
+  view.setBigUint64(ATTR.BRANCH_SAMPLE_TYPE, BigInt(fields.branchSampleType ?? 0), true);
+  view.setBigUint64(ATTR.SAMPLE_REGS_USER, fields.sampleRegsUser ?? 0n, true);
+  view.setUint32(ATTR.SAMPLE_STACK_USER, fields.sampleStackUser ?? 0, true);
   view.setInt32(ATTR.CLOCKID, CLOCK_MONOTONIC, true);
+  view.setBigUint64(ATTR.SAMPLE_REGS_INTR, fields.sampleRegsIntr ?? 0n, true);
   if (config3 !== 0n) view.setBigUint64(ATTR.CONFIG3, config3, true);
   return bytes;
 }

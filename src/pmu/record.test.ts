@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { CPUMODE, RECORD, SAMPLE } from "./abi.js";
-import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BatchIndex, FormatTable, isUserMode, sampleOffsets } from "./record.js";
+import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BATCH_TASKS_MAX, BatchIndex, FormatTable, isUserMode } from "./record.js";
 import { RingReader } from "./ring.js";
 import { seededRandom } from "./software/random.js";
 import { RingWriter } from "./software/ring-writer.js";
@@ -44,6 +44,10 @@ class Heard {
   stray(): void {
     this.strays++;
   }
+  lostRecords = 0;
+  lost(records: number): void {
+    this.lostRecords += records;
+  }
 }
 
 function setUp(dataBytes = 65_536): { reader: RingReader; writer: RingWriter; write(...records: Uint8Array[]): void } {
@@ -67,49 +71,6 @@ function table(...events: [event: number, format: RecordFormat][]): FormatTable 
   for (const [event, of] of events) formats.add(event, of);
   return formats;
 }
-
-describe("sampleOffsets", () => {
-  it("follows the order of perf_event_open(2)", () => {
-    const order = [
-      ["id", SAMPLE.IDENTIFIER],
-      ["ip", SAMPLE.IP],
-      ["pid", SAMPLE.TID],
-      ["time", SAMPLE.TIME],
-      [null, SAMPLE.ADDR],
-      [null, SAMPLE.ID],
-      [null, SAMPLE.STREAM_ID],
-      ["cpu", SAMPLE.CPU],
-      ["period", SAMPLE.PERIOD],
-      ["callchain", SAMPLE.CALLCHAIN],
-      ["cgroup", SAMPLE.CGROUP],
-    ] as const;
-    // Every subset of the fields: a field's place is the number of fields before it.
-    for (let subset = 0; subset < 2 ** order.length; subset++) {
-      let sampleType = 0;
-      const expected = { ip: -1, pid: -1, time: -1, id: -1, cpu: -1, period: -1, callchain: -1, cgroup: -1 };
-      let next = 2;
-      for (const [i, [name, bit]] of order.entries()) {
-        if ((subset & (1 << i)) === 0) continue;
-        sampleType |= bit;
-        if (name !== null) expected[name] = next;
-        else if (bit === SAMPLE.ID && expected.id < 0) expected.id = next;
-        next += 2;
-      }
-      assert.deepEqual(sampleOffsets(sampleType), expected, `sample_type ${sampleType}`);
-    }
-  });
-
-  it("knows no place behind fields of unknown length", () => {
-    const behindRead = sampleOffsets(LIVE | SAMPLE.READ | SAMPLE.CALLCHAIN | SAMPLE.CGROUP);
-    assert.deepEqual([behindRead.callchain, behindRead.cgroup], [-1, -1]);
-    assert.notEqual(behindRead.period, -1);
-    for (const bit of [SAMPLE.RAW, SAMPLE.BRANCH_STACK, SAMPLE.REGS_USER, SAMPLE.STACK_USER, SAMPLE.REGS_INTR]) {
-      const offsets = sampleOffsets(LIVE | SAMPLE.CALLCHAIN | SAMPLE.CGROUP | bit);
-      assert.equal(offsets.cgroup, -1);
-      assert.notEqual(offsets.callchain, -1);
-    }
-  });
-});
 
 describe("FormatTable", () => {
   it("keeps an id that two openings share until both are gone", () => {
@@ -199,7 +160,43 @@ describe("BatchIndex", () => {
       [1, true],
       [1, false],
     ]);
-    assert.deepEqual([heard.corruptBytes, heard.strays], [0, 0]);
+    assert.deepEqual([heard.corruptBytes, heard.strays, heard.lostRecords], [0, 0, 100]);
+    assert.equal(batch.tasks, 0);
+  });
+
+  it("keeps task records, for those who want them, before the samples that follow them", () => {
+    const { reader, writer, write } = setUp();
+    const batch = new BatchIndex();
+    const formats = table([1, format([5])]);
+    batch.wantsTasks = true;
+    const at = writer.head;
+    const [comm, switched] = [record(RECORD.COMM, 0, [1, 2, 3]), record(RECORD.SWITCH, 0, [1])];
+    write(comm, record(RECORD.LOST, 0, [5, 1]), comm, live(5), switched, live(5), comm, live(5), comm, comm);
+    const batches: number[][] = [];
+    while (reader.tail < reader.loadHead()) {
+      reader.storeTail(batch.scan(reader, reader.loadHead(), formats, new Heard()));
+      batches.push([batch.tasks, batch.count, batch.eventMaskHigh >>> 0]);
+      if (batches.length === 1)
+        assert.deepEqual(Array.from(batch.taskAt.subarray(0, 2)), [at, (at + 32 + 24) / 4].map(Math.floor));
+    }
+    assert.deepEqual(batches, [
+      [3, 2, 2 ** 31],
+      [1, 1, 2 ** 31],
+      [2, 0, 2 ** 31],
+    ]);
+  });
+
+  it("takes no more task records than it has room for, and goes on behind them", () => {
+    const { reader, write } = setUp(2 ** 17);
+    const batch = new BatchIndex();
+    batch.wantsTasks = true;
+    for (let i = 0; i < BATCH_TASKS_MAX + 3; i++) write(record(RECORD.EXIT, 0, [1]));
+    const counts: number[] = [];
+    while (reader.tail < reader.loadHead()) {
+      reader.storeTail(batch.scan(reader, reader.loadHead(), table(), new Heard()));
+      counts.push(batch.tasks);
+    }
+    assert.deepEqual(counts, [BATCH_TASKS_MAX, 3]);
   });
 
   it("says whether all samples have one format", () => {

@@ -1,95 +1,32 @@
-/**
- * What is where in a sample: pure functions from perf_event_attr.sample_type to word offsets, and a scan that indexes
- * the records of a ring without copying them.
- */
-import { CPUMODE, MISC_CPUMODE_MASK, RECORD, SAMPLE } from "./abi.js";
+/** A scan that indexes the records of a ring without copying them. What is where in a sample says sample-layout.ts. */
+import { CPUMODE, MISC_CPUMODE_MASK, RECORD } from "./abi.js";
 import type { RingReader } from "./ring.js";
+import { ANCHORS, type FieldPlace, internedOffsets, type SampleOffsets, walkSample } from "./sample-layout.js";
 import type { RecordFormat } from "./source.js";
+import { endsBatch, isTaskRecord } from "./task-record.js";
 
 const ABSENT = -1;
+const NO_OFFSETS = internedOffsets();
 
 /** A constant of this module, which the engine folds into code: RECORD's property it would look up for every record. */
 const RECORD_SAMPLE = RECORD.SAMPLE;
 
-/** Word offsets (4 bytes) from a sample's header; -1 where the sample does not carry the field. */
-export interface SampleOffsets {
-  readonly ip: number;
-  /** pid; tid is the next word. */
-  readonly pid: number;
-  readonly time: number;
-  readonly id: number;
-  readonly cpu: number;
-  readonly period: number;
-  /** The callchain's count, then its addresses. */
-  readonly callchain: number;
-  /** Whether CGROUP follows; with a callchain its place depends on the chain's length. */
-  readonly cgroup: number;
-}
-
-/**
- * Order of the fields: perf_event_open(2), "PERF_RECORD_SAMPLE". READ has no fixed size, so what follows it is absent
- * here; the columns that every batch carries come before it.
- */
-export function sampleOffsets(sampleType: number): SampleOffsets {
-  const has = (bit: number): boolean => (sampleType & bit) !== 0;
-  let next = 2; // behind the header
-  const take = (bit: number): number => {
-    if (!has(bit)) return ABSENT;
-    const at = next;
-    next += 2;
-    return at;
-  };
-  const identifier = take(SAMPLE.IDENTIFIER);
-  const ip = take(SAMPLE.IP);
-  const pid = take(SAMPLE.TID);
-  const time = take(SAMPLE.TIME);
-  take(SAMPLE.ADDR);
-  const id = take(SAMPLE.ID);
-  take(SAMPLE.STREAM_ID);
-  const cpu = take(SAMPLE.CPU);
-  const period = take(SAMPLE.PERIOD);
-  const readComes = has(SAMPLE.READ);
-  const callchain = has(SAMPLE.CALLCHAIN) && !readComes ? next : ABSENT;
-  if (callchain !== ABSENT) next += 2;
-  const between =
-    SAMPLE.RAW |
-    SAMPLE.BRANCH_STACK |
-    SAMPLE.REGS_USER |
-    SAMPLE.STACK_USER |
-    SAMPLE.WEIGHT |
-    SAMPLE.WEIGHT_STRUCT |
-    SAMPLE.DATA_SRC |
-    SAMPLE.TRANSACTION |
-    SAMPLE.REGS_INTR |
-    SAMPLE.PHYS_ADDR |
-    SAMPLE.AUX;
-  const cgroup = has(SAMPLE.CGROUP) && !readComes && (sampleType & between) === 0 ? next : ABSENT;
-  return { ip, pid, time, id: identifier !== ABSENT ? identifier : id, cpu, period, callchain, cgroup };
-}
-
-const interned = new Map<number, SampleOffsets>();
-
-/** One object for each sample_type, so that events of the same format are seen to have the same format. */
-function internedOffsets(sampleType: number): SampleOffsets {
-  const known = interned.get(sampleType) ?? sampleOffsets(sampleType);
-  interned.set(sampleType, known);
-  return known;
-}
-
-const NO_OFFSETS = internedOffsets(0);
-
-/** Events that can be armed at once: one bit each in a handler's event mask. */
+/** Bits of a handler's event mask. */
 export const EVENTS_MAX = 64;
+/** Events that can be armed at once, one bit each; the last bit stands for task records. */
+export const EVENTS_ARMED_MAX = EVENTS_MAX - 1;
+export const TASKS_BIT = EVENTS_MAX - 1;
 
 /** Samples of one batch: bounds the time one dispatch may take. */
 export const BATCH_SAMPLES_MAX = 1024;
+/** Task records of one batch. */
+export const BATCH_TASKS_MAX = 1024;
 /** A batch ends with the first record beyond this many bytes of ring; it always makes progress. */
 export const BATCH_BYTES_MAX = 64 * 1024;
 
 interface Format {
   readonly event: number;
   readonly offsets: SampleOffsets;
-  readonly minWords: number;
   readonly fixedPeriod: number;
   /** Openings of the event that carry the id. */
   users: number;
@@ -109,14 +46,10 @@ export class FormatTable {
   #idOffset = ABSENT;
 
   add(event: number, format: RecordFormat): void {
-    const offsets = internedOffsets(format.sampleType);
-    const { ip, pid, time, id, cpu, period, cgroup } = offsets;
-    const last = Math.max(ip, pid, time, id, cpu, period, cgroup);
-    const minWords = Math.max(2, last + 2, offsets.callchain + 2);
+    const offsets = internedOffsets(format);
     const entry = (before: Format | null | undefined): Format => ({
       event,
       offsets,
-      minWords,
       fixedPeriod: format.fixedPeriod,
       users: (before?.users ?? 0) + 1,
     });
@@ -165,6 +98,8 @@ export interface ScanListener {
   corrupt(bytes: number): void;
   /** A sample whose id belongs to no armed event: left over from one that was closed. */
   stray(): void;
+  /** The kernel had no room for `records` of any type. Late, and not to be had per event. */
+  lost(records: number): void;
 }
 
 /**
@@ -176,6 +111,7 @@ const CPUMODE_OF = new Uint8Array(BATCH_SAMPLES_MAX);
 const PID = new Uint32Array(BATCH_SAMPLES_MAX);
 const TIME = new Float64Array(BATCH_SAMPLES_MAX);
 const PERIOD = new Float64Array(BATCH_SAMPLES_MAX);
+const ANCHORS_OF = Array.from({ length: ANCHORS }, () => new Uint16Array(BATCH_SAMPLES_MAX));
 
 /** Where the loops below stand: bytes behind the tail, and the word in the ring. */
 const CURSOR = new Uint32Array(2);
@@ -195,6 +131,11 @@ export class BatchIndex {
   /** Nanoseconds; exact to 2^53, and for arithmetic only: the wire gets the ring's own words. */
   readonly time = TIME;
   readonly period = PERIOD;
+  /**
+   * Where fields lie whose place differs from sample to sample: words from the header, by ANCHOR. The first is all 0, so
+   * that fixed places are found in the same way.
+   */
+  readonly anchors: readonly Uint16Array[] = ANCHORS_OF;
   /** 1 once a handler has matched the sample. */
   readonly claimed = new Uint8Array(BATCH_SAMPLES_MAX);
   /** Of the scan: bytes behind the tail, where that is in the ring, and the id of the run. */
@@ -213,6 +154,11 @@ export class BatchIndex {
   readonly eventAt = new Uint8Array(EVENTS_MAX);
   events = 0;
   count = 0;
+  /** Whether anybody wants task records; else they are passed over. */
+  wantsTasks = false;
+  /** Word offsets of the headers of task records, all of which come before the samples. */
+  readonly taskAt = new Uint32Array(BATCH_TASKS_MAX);
+  tasks = 0;
   /** Bit e % 32 of word e / 32: the batch holds a sample of event e. */
   eventMaskLow = 0;
   eventMaskHigh = 0;
@@ -221,14 +167,27 @@ export class BatchIndex {
     return this.uniform ?? this.#offsets[sample];
   }
 
+  /** Where the field of a SAMPLE bit is: its first word in the ring, still without `& mask`; -1 where the sample has none. */
+  wordOf(sample: number, bit: number): number {
+    const place = this.offsetsOf(sample).places.get(bit);
+    return place === undefined ? ABSENT : this.wordAt(sample, place);
+  }
+
+  wordAt(sample: number, { anchor, offset }: FieldPlace): number {
+    return this.at[sample] + this.anchors[anchor][sample] + offset;
+  }
+
   /**
    * Indexes records from the ring's tail up to `head`, as many as one batch takes; returns the position behind the last
    * record indexed. The caller stores it as the tail when every handler has been offered the batch.
+   *
+   * Where task records are wanted a batch ends before one that follows samples: those it holds come before its samples.
    */
   scan(ring: RingReader, head: number, formats: FormatTable, listener: ScanListener): number {
     const { words, wordMask: mask, dataBytes } = ring;
     const position = ring.tail;
     this.count = 0;
+    this.tasks = 0;
     this.uniform = null;
     for (let e = 0; e < this.events; e++) this.countOf[this.eventAt[e]] = 0;
     this.events = 0;
@@ -274,11 +233,18 @@ export class BatchIndex {
         else listener.corrupt(size);
       } else if (type === RECORD.THROTTLE || type === RECORD.UNTHROTTLE) {
         throttled(words, mask, word, size, type === RECORD.THROTTLE, formats, listener);
+      } else if (type === RECORD.LOST) {
+        // { header, id, lost }
+        if (size >= 24) listener.lost(words[(word + 4) & mask] + words[(word + 5) & mask] * TWO_32);
+      } else if (this.wantsTasks && isTaskRecord(type)) {
+        if (this.tasks === BATCH_TASKS_MAX || (this.count > 0 && endsBatch(type))) break;
+        this.taskAt[this.tasks++] = word;
       }
       this.#taken += size;
       this.#word = (word + (size >>> 2)) & mask;
     }
     this.#endRun(format, runFrom);
+    if (this.tasks > 0) this.eventMaskHigh |= 1 << (TASKS_BIT - 32);
     this.claimed.fill(0, 0, this.count);
     return position + this.#taken;
   }
@@ -291,12 +257,12 @@ export class BatchIndex {
 
   /** Indexes samples of one format up to the first record that is none, or no sound one. */
   #indexRun(words: Uint32Array, mask: number, limit: number, available: number, format: Format): void {
-    const { pid, time, period, callchain } = format.offsets;
+    const { pid, time, period, lastCallchain, walk, minWords } = format.offsets;
     const from = this.count;
-    const bytesMin = format.minWords * 4;
+    const bytesMin = minWords * 4;
     CURSOR[TAKEN] = this.#taken;
     CURSOR[WORD] = this.#word;
-    const isPlain = this.#idAt >= 0 && pid >= 0 && time >= 0 && period >= 0 && callchain < 0;
+    const isPlain = this.#idAt >= 0 && pid >= 0 && time >= 0 && period >= 0 && lastCallchain < 0 && walk === null;
     this.count = isPlain
       ? findPlain(
           words,
@@ -392,7 +358,7 @@ function findAny(
   idHigh: number,
   { offsets, fixedPeriod }: Format,
 ): number {
-  const { pid: pidAt, time: timeAt, period: periodAt, callchain: chainAt } = offsets;
+  const { pid: pidAt, time: timeAt, period: periodAt, lastCallchain: chainAt, walk } = offsets;
   let taken = CURSOR[TAKEN];
   let word = CURSOR[WORD];
   let count = from;
@@ -402,6 +368,7 @@ function findAny(
     if (words[word] !== RECORD_SAMPLE || size < bytesMin || (size & 7) !== 0 || taken + size > available) break;
     if (idAt >= 0 && (words[(word + idAt) & mask] !== idLow || words[(word + idAt + 1) & mask] !== idHigh)) break;
     if (chainAt >= 0 && !chainFits(words, mask, word, chainAt, size)) break;
+    if (walk !== null && !walkSample(walk, words, mask, word, size >>> 2, ANCHORS_OF, count)) break;
     AT[count] = word;
     CPUMODE_OF[count] = miscAndSize & MISC_CPUMODE_MASK;
     PID[count] = pidAt < 0 ? 0 : words[(word + pidAt) & mask];

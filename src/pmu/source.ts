@@ -98,8 +98,10 @@ export const UNGROUPED = { cpus: "", format: "", members: [], sampleRead: false 
 
 /** What a sample of the event must carry beyond the fixed columns. */
 export interface EventShape {
-  readonly callchain: boolean;
-  readonly cgroup: boolean;
+  /** SAMPLE bits; WEIGHT stands for WEIGHT_STRUCT too. */
+  readonly sampleType: number;
+  /** PERF_SAMPLE_BRANCH_COUNTERS, beside BRANCH_STACK. */
+  readonly branchCounters: boolean;
   /** Wake the dispatcher for every sample instead of by the ring's watermark. */
   readonly wakeEach: boolean;
 }
@@ -113,8 +115,12 @@ export interface RecordFormat {
   readonly sampleIdAll: boolean;
   /** Used where the records carry no period of their own. */
   readonly fixedPeriod: number;
-  /** perf_event_attr.read_format, of READ in the samples; 0 or absent where they have none. */
+  /** perf_event_attr's of the same names: how long READ, BRANCH_STACK and registers are. Absent: 0. */
   readonly readFormat?: number;
+  readonly branchSampleType?: number;
+  readonly sampleRegsUser?: bigint;
+  readonly sampleRegsIntr?: bigint;
+  readonly sampleStackUser?: number;
   /** Whose samples these are in a group: 0 or absent is the leader, then its members in their order. */
   readonly member?: number;
 }
@@ -147,6 +153,33 @@ export interface OpenEvent {
   /** Idempotent. Records already in the ring stay there. */
   close(): void;
 }
+
+export interface TaskShape {
+  /** SWITCH records too. */
+  readonly contextSwitches: boolean;
+}
+
+/** Task records (task-record.ts) of every CPU, written into the rings. Starts disabled. */
+export interface OpenTasks {
+  /** How the sample_id at the end of the records is to be read. */
+  readonly formats: readonly RecordFormat[];
+  enable(): void;
+  disable(): void;
+  /** Records that did not fit into the rings, ever; null where nobody can say. */
+  readLost(): number | null;
+  /** Idempotent. Records already in the ring stay there. */
+  close(): void;
+}
+
+/** What a client would know by now, had it had all task records from the start: records in the kernel's format. */
+export interface TaskSnapshot {
+  readonly formats: readonly RecordFormat[];
+  /** Whole records, end to end, at most TASK_RUN_BYTES_MAX bytes a run; made when the next run is asked for. */
+  readonly runs: AsyncIterable<Uint32Array>;
+}
+
+/** Of a snapshot's run: a record takes up to 64 KiB itself. */
+export const TASK_RUN_BYTES_MAX = 64 * 1024;
 
 export interface EventInfo {
   readonly name: string;
@@ -197,6 +230,9 @@ export interface Source {
   whyNotTogether(events: readonly ResolvedEvent[]): string | null;
   /** Opens the event, disabled, on every CPU. Throws PmuError; then nothing stays open. */
   open(event: ResolvedEvent, shape: EventShape): OpenEvent;
+  /** Task records from now on. Throws PmuError; then nothing stays open. */
+  openTasks(shape: TaskShape): OpenTasks;
+  taskSnapshot(): TaskSnapshot;
   /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */
   begin(): void;
   /** Called when a replay has written its last record and the rings have been drained. Never for other sources. */

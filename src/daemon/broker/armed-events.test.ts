@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { SAMPLE } from "../../pmu/abi.js";
 import { PmuError } from "../../pmu/errors.js";
-import { EVENTS_MAX } from "../../pmu/record.js";
+import { EVENTS_ARMED_MAX } from "../../pmu/record.js";
 import { AcquireError, type ArmedEvent, ArmedEvents, type EventUser } from "./armed-events.js";
 import { BrokerError } from "./errors.js";
 import { FakeSource, refusedRate } from "./fake-source.test-support.js";
@@ -37,8 +38,8 @@ function setUp(source = new FakeSource()): Fixture {
     problems,
     user: (event, { hz = 0, period = 0 } = {}, shape = {}) => ({
       event: source.resolve({ event, frequencyHz: hz, period })[0],
-      callchain: false,
-      cgroup: false,
+      sampleType: 0,
+      branchCounters: false,
       wakeEach: false,
       ...shape,
     }),
@@ -132,7 +133,7 @@ describe("ArmedEvents: order", () => {
     const { source, user, join, leave } = setUp();
     await join(user("cycles", { hz: 100 }));
     source.takeLog();
-    const chained = user("cycles", { hz: 50 }, { callchain: true, wakeEach: true });
+    const chained = user("cycles", { hz: 50 }, { sampleType: SAMPLE.CALLCHAIN, wakeEach: true });
     const armed = await join(chained);
     assert.deepEqual(source.takeLog(), [
       "open 1 100Hz callchain wakeEach",
@@ -148,13 +149,13 @@ describe("ArmedEvents: order", () => {
 
   it("does not enable another shape of an event that nobody has started", async () => {
     const { source, armed, user } = setUp();
-    const users = [user("cycles"), user("cycles", {}, { cgroup: true })];
+    const users = [user("cycles"), user("cycles", {}, { sampleType: SAMPLE.CGROUP })];
     const events = [await armed.acquire([users[0]]), await armed.acquire([users[1]])].flat();
     assert.ok(source.live.every(({ enabled }) => !enabled));
     await armed.start(events);
     assert.deepEqual(
-      source.live.map(({ enabled, shape }) => [enabled, shape.cgroup]),
-      [[true, true]],
+      source.live.map(({ enabled, shape }) => [enabled, shape.sampleType]),
+      [[true, SAMPLE.CGROUP]],
     );
   });
 
@@ -213,13 +214,13 @@ describe("ArmedEvents: limits", () => {
     source.ratesInPlace = false;
     const event = await join(user("cpu-clock", { hz: 1000 }));
     await armed.limit(event, at(250));
-    await join(user("cpu-clock", { hz: 100 }, { callchain: true }));
+    await join(user("cpu-clock", { hz: 100 }, { sampleType: SAMPLE.CALLCHAIN }));
     assert.deepEqual(
-      source.opened.map(({ event: { rate }, shape, closed }) => [rate, shape.callchain, closed]),
+      source.opened.map(({ event: { rate }, shape, closed }) => [rate, shape.sampleType, closed]),
       [
-        [at(1000), false, true],
-        [at(250), false, true],
-        [at(250), true, false],
+        [at(1000), 0, true],
+        [at(250), 0, true],
+        [at(250), SAMPLE.CALLCHAIN, false],
       ],
     );
     assert.equal(lastPace(source.log), "pace 250");
@@ -287,7 +288,7 @@ describe("ArmedEvents: readings", () => {
     const { source, armed, user, join } = setUp();
     const event = await join(user("cycles"));
     source.opened[0].reading = { lost: 5, produced: 50, timeEnabledNs: 100, timeRunningNs: 90 };
-    await join(user("cycles", {}, { callchain: true }));
+    await join(user("cycles", {}, { sampleType: SAMPLE.CALLCHAIN }));
     source.opened[1].reading = { lost: 2, produced: 20, timeEnabledNs: 10, timeRunningNs: 9 };
     assert.deepEqual(armed.read(event), { lost: 7, produced: 70, timeEnabledNs: 110, timeRunningNs: 99 });
     source.opened[1].reading = { lost: null, produced: null, timeEnabledNs: 10, timeRunningNs: 9 };
@@ -305,7 +306,12 @@ describe("ArmedEvents: readings", () => {
       onRetired: (event) => seen.push(armed.read(event).lost),
       onProblem: () => {},
     });
-    const user = { event: source.resolve({ event: "cycles" })[0], callchain: false, cgroup: false, wakeEach: false };
+    const user = {
+      event: source.resolve({ event: "cycles" })[0],
+      sampleType: 0,
+      branchCounters: false,
+      wakeEach: false,
+    };
     const events = await armed.acquire([user]);
     source.opened[0].reading = { lost: 3, produced: null, timeEnabledNs: 0, timeRunningNs: 0 };
     await armed.release(events, [user]);
@@ -352,7 +358,7 @@ describe("ArmedEvents: refusals", () => {
     const { source, armed, user, join } = setUp();
     const event = await join(user("cycles", { hz: 100 }));
     source.refuse = (what) => (what === "open" ? new PmuError("RESOURCE", "no fds") : null);
-    await assert.rejects(armed.acquire([user("cycles", { hz: 1000 }, { callchain: true })]), AcquireError);
+    await assert.rejects(armed.acquire([user("cycles", { hz: 1000 }, { sampleType: SAMPLE.CALLCHAIN })]), AcquireError);
     assert.equal(event.users.size, 1);
     assert.deepEqual(
       source.live.map(({ enabled }) => enabled),
@@ -365,11 +371,11 @@ describe("ArmedEvents: refusals", () => {
     const { source, armed, user, join } = setUp();
     const event = await join(user("cycles", { hz: 100 }));
     source.refuse = (what) => (what === "rate 1000Hz" ? refusedRate() : null);
-    await assert.rejects(armed.acquire([user("cycles", { hz: 1000 }, { callchain: true })]), AcquireError);
-    assert.equal(event.shape.callchain, false);
+    await assert.rejects(armed.acquire([user("cycles", { hz: 1000 }, { sampleType: SAMPLE.CALLCHAIN })]), AcquireError);
+    assert.equal(event.shape.sampleType, 0);
     assert.deepEqual(
-      source.live.map(({ enabled, shape }) => [enabled, shape.callchain]),
-      [[true, false]],
+      source.live.map(({ enabled, shape }) => [enabled, shape.sampleType]),
+      [[true, 0]],
     );
   });
 
@@ -397,11 +403,11 @@ describe("ArmedEvents: refusals", () => {
 
   it("has a bit in the mask for each event and no more", async () => {
     const { source, armed, user } = setUp();
-    const users = Array.from({ length: EVENTS_MAX }, (_, i) => user(`r${(i + 1).toString(16)}`));
+    const users = Array.from({ length: EVENTS_ARMED_MAX }, (_, i) => user(`r${(i + 1).toString(16)}`));
     const events = await armed.acquire(users);
     assert.deepEqual(
       events.map(({ index }) => index),
-      Array.from({ length: EVENTS_MAX }, (_, i) => i),
+      Array.from({ length: EVENTS_ARMED_MAX }, (_, i) => i),
     );
     await assert.rejects(armed.acquire([user("rffff")]), (error: unknown) => {
       const { cause } = error as AcquireError;
@@ -409,6 +415,6 @@ describe("ArmedEvents: refusals", () => {
     });
     await armed.release([events[17]], [users[17]]);
     assert.equal((await armed.acquire([user("rffff")]))[0].index, 17, "a free bit is used again");
-    assert.equal(source.live.length, EVENTS_MAX);
+    assert.equal(source.live.length, EVENTS_ARMED_MAX);
   });
 });

@@ -6,7 +6,7 @@
  * after it ticks slower and the rings are drained, so that no handler is ever given samples at somebody else's rate.
  */
 import { samplesEachOccurrence } from "../../pmu/event-spec.js";
-import { EVENTS_MAX } from "../../pmu/record.js";
+import { EVENTS_ARMED_MAX } from "../../pmu/record.js";
 import type { EventReading, EventShape, OpenEvent, Rate, ResolvedEvent, Source } from "../../pmu/source.js";
 import type { Control } from "../dispatch/messages.js";
 import type { EventPace } from "../dispatch/thinning.js";
@@ -16,17 +16,13 @@ import { capped, faster, isFaster, sameRate } from "./rates.js";
 
 const NOBODY: Claimant = { handler: "", exclusive: false };
 
-/** What one handler wants of an event. */
-export interface EventUser {
+/** What one handler wants of an event; all that its samples carry is what any of them wants. */
+export interface EventUser extends EventShape {
   readonly event: ResolvedEvent;
-  readonly callchain: boolean;
-  readonly cgroup: boolean;
-  /** Woken for each sample. */
-  readonly wakeEach: boolean;
 }
 
 export interface ArmedEvent {
-  /** 0..EVENTS_MAX-1: the bit in a handler's event mask. */
+  /** 0..EVENTS_ARMED_MAX-1: the bit in a handler's event mask. */
   readonly index: number;
   readonly event: ResolvedEvent;
   readonly users: Set<EventUser>;
@@ -69,7 +65,7 @@ export class ArmedEvents {
   readonly #byKey = new Map<string, ArmedEvent>();
   /** Of the users that have events, and of those that are about to. */
   readonly #claimants = new Map<EventUser, Claimant>();
-  readonly #byIndex: (ArmedEvent | null)[] = new Array(EVENTS_MAX).fill(null);
+  readonly #byIndex: (ArmedEvent | null)[] = new Array(EVENTS_ARMED_MAX).fill(null);
   /** Control steps run one after another: each leaves dispatchers and kernel in agreement. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -186,7 +182,7 @@ export class ArmedEvents {
     if (index < 0) {
       throw new BrokerError(
         "RESOURCE_EXHAUSTED",
-        `${EVENTS_MAX} events are armed, the most there can be: deregister handlers, or ask for events that others already use.`,
+        `${EVENTS_ARMED_MAX} events are armed, the most there can be: deregister handlers, or ask for events that others already use.`,
       );
     }
     const shape = shapeOf([user]);
@@ -240,8 +236,7 @@ export class ArmedEvents {
   async #reshape(armed: ArmedEvent): Promise<void> {
     const wanted = shapeOf([...armed.users]);
     const { shape } = armed;
-    if (wanted.callchain === shape.callchain && wanted.cgroup === shape.cgroup && wanted.wakeEach === shape.wakeEach)
-      return;
+    if (sameShape(wanted, shape)) return;
     await this.#replace(armed, armed.rate, wanted);
   }
 
@@ -293,10 +288,18 @@ export class ArmedEvents {
 
 function shapeOf(users: readonly EventUser[]): EventShape {
   return {
-    callchain: users.some((user) => user.callchain),
-    cgroup: users.some((user) => user.cgroup),
+    sampleType: users.reduce((bits, user) => bits | user.sampleType, 0),
+    branchCounters: users.some((user) => user.branchCounters),
     wakeEach: users.some((user) => user.wakeEach),
   };
+}
+
+function sameShape(one: EventShape, other: EventShape): boolean {
+  return (
+    one.sampleType === other.sampleType &&
+    one.branchCounters === other.branchCounters &&
+    one.wakeEach === other.wakeEach
+  );
 }
 
 /** What the handlers of an event ask for, all told: users of one key ask for the same kind. */

@@ -14,6 +14,7 @@ import { FakeSource } from "./fake-source.test-support.js";
 import { KernelLossWatch } from "./kernel-loss.js";
 import type { RegisterRequestMessage } from "./request.js";
 import { Tally } from "./tally.js";
+import { TaskTracking } from "./task-tracking.js";
 
 export const LIMITS: DaemonLimits = {
   memoryMaxBytes: 2 ** 29,
@@ -78,6 +79,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     host: { threads: [{ segments: arena.reader }], tellAll },
     armedEvents,
     kernelLoss: new KernelLossWatch(armedEvents),
+    taskTracking: new TaskTracking({ source, tellAll, lostRecords: () => 0, onProblem() {} }),
     limits: { ...LIMITS, ...limits },
     tally: new Tally(),
     audit: new BooksAudit((event, fields) => log.push({ event, fields })),
@@ -107,7 +109,17 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
       const { outbox, shape } = (attached as { readonly spec: AttachSpec }).spec;
       return new TestDispatcher(arena, new OutboxWriter(outbox, 0, shape), counters, 0, () => time++, slot);
     },
-    request: (name, queue = null) => ({ name, events: [], filter: null, fields: [], queue, lease_ms: 0 }),
+    request: (name, queue = null) => ({
+      name,
+      events: [],
+      filter: null,
+      fields: [],
+      queue,
+      lease_ms: 0,
+      tasks: false,
+      context_switches: false,
+      exclusive: false,
+    }),
   };
   return fixture;
 }

@@ -27,6 +27,7 @@ import { resolvedEventMessages } from "./messages.js";
 import { closeHandler, openHandler } from "./registration.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 import type { Tally } from "./tally.js";
+import type { TaskTracking } from "./task-tracking.js";
 
 export type EndReason = "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
 
@@ -43,6 +44,7 @@ export interface BrokerParts {
   readonly host: Dispatchers;
   readonly armedEvents: ArmedEvents;
   readonly kernelLoss: KernelLossWatch;
+  readonly taskTracking: TaskTracking;
   readonly limits: DaemonLimits;
   readonly tally: Tally;
   readonly audit: BooksAudit;
@@ -171,7 +173,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     handler.delivery.attach(stream, {
       started: {
         handler_id: handler.id,
-        events: resolvedEventMessages(handler.spec.events),
+        events: resolvedEventMessages(handler),
         next_sequence: handler.delivery.nextSequence,
         resumed: handler.everSubscribed,
         clock: source.clock,
@@ -298,6 +300,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     await armedEvents.release(handler.armed, handler.users).catch((error: Error) => {
       this.#parts.log("events of a handler could not be released", { handler: handler.id, error: error.message });
     });
+    if (handler.spec.tasks !== null) await this.#parts.taskTracking.release(handler.spec.tasks);
     const books = await handler.delivery.finish(reason, discard);
     audit.checkHandler(handler.id, handler.spec.name, books);
     await host.tellAll({ kind: "detach", slot: handler.handle.slot, generation: handler.handle.generation });

@@ -30,8 +30,8 @@ function setUp(counters: number): Fixture {
       const users = names.map(
         (event): EventUser => ({
           event: source.resolve({ event })[0],
-          callchain: false,
-          cgroup: false,
+          sampleType: 0,
+          branchCounters: false,
           wakeEach: false,
         }),
       );

@@ -1,4 +1,5 @@
 /** For tests: a source whose events write down what is done to them, in one log with what dispatchers are told. */
+import { sampleTypeNames } from "../../pmu/abi.js";
 import { PmuError } from "../../pmu/errors.js";
 import {
   needsCounter,
@@ -13,10 +14,13 @@ import type {
   EventRequest,
   EventShape,
   OpenEvent,
+  OpenTasks,
   Rate,
   ResolvedEvent,
   Source,
   SourceKind,
+  TaskShape,
+  TaskSnapshot,
 } from "../../pmu/source.js";
 import type { Control } from "../dispatch/messages.js";
 
@@ -91,6 +95,8 @@ export class FakeSource implements Source {
   readonly rings = [];
   readonly log: string[] = [];
   readonly opened: FakeEvent[] = [];
+  tasksOpened = 0;
+  tasksLost: number | null = 0;
   /** Whether the rate of an open event can be changed. */
   ratesInPlace = true;
   /** What its PMU has. */
@@ -130,10 +136,29 @@ export class FakeSource implements Source {
     const error = this.refuse("open");
     if (error !== null) throw error;
     const opened = new FakeEvent(this, this.opened.length, event, shape);
-    const fields = ["callchain", "cgroup", "wakeEach"].filter((field) => shape[field as keyof EventShape]);
+    const fields = sampleTypeNames(shape.sampleType).map((name) => name.toLowerCase());
+    if (shape.wakeEach) fields.push("wakeEach");
     this.log.push(["open", this.opened.length, rateText(event.rate), ...fields].join(" "));
     this.opened.push(opened);
     return opened;
+  }
+
+  openTasks({ contextSwitches }: TaskShape): OpenTasks {
+    const error = this.refuse("open tasks");
+    if (error !== null) throw error;
+    const id = this.tasksOpened++;
+    this.log.push(`open tasks ${id}${contextSwitches ? " switches" : ""}`);
+    return {
+      formats: [{ ids: [BigInt(1000 + id)], sampleType: 0, sampleIdAll: true, fixedPeriod: 0 }],
+      enable: () => void this.log.push(`enable tasks ${id}`),
+      disable: () => void this.log.push(`disable tasks ${id}`),
+      readLost: () => this.tasksLost,
+      close: () => void this.log.push(`close tasks ${id}`),
+    };
+  }
+
+  taskSnapshot(): TaskSnapshot {
+    return { formats: [], runs: (async function* () {})() };
   }
 
   /** What dispatchers are told, in the same log. */

@@ -28,7 +28,7 @@ function setUp(): Fixture {
     armedEvents,
     watch: new KernelLossWatch(armedEvents),
     arm: async (event) => {
-      const user = { event: source.resolve({ event })[0], callchain: false, cgroup: false, wakeEach: false };
+      const user = { event: source.resolve({ event })[0], sampleType: 0, branchCounters: false, wakeEach: false };
       const [armed] = await armedEvents.acquire([user]);
       return { armed, user };
     },

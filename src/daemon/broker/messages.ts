@@ -1,12 +1,16 @@
 /** The broker's values as messages of proto/nmi.proto. */
-import type { ResolvedEvent } from "../../pmu/source.js";
+import { SAMPLE } from "../../pmu/abi.js";
+import type { RecordFormat, ResolvedEvent } from "../../pmu/source.js";
 import type { ResolvedEventMessage } from "../grpc/proto.js";
+import type { SampleFields } from "./fields.js";
+import type { Handler } from "./handler.js";
 
 /** As the wire numbers them: each group's members follow their leader. */
-export function resolvedEventMessages(events: readonly ResolvedEvent[]): ResolvedEventMessage[] {
-  const places = wirePlaces(events);
-  return events.flatMap((event, i) =>
-    [event, ...event.members].map((each, member) => resolvedEventMessage(each, places[i], member === 0)),
+export function resolvedEventMessages({ spec, armed, places }: Handler): ResolvedEventMessage[] {
+  return spec.events.flatMap((event, i) =>
+    [event, ...event.members].map((each, member) =>
+      resolvedEventMessage(each, places[i], member === 0, spec.fields, armed[i].open.formats[0]),
+    ),
   );
 }
 
@@ -25,8 +29,17 @@ export function wireCount(events: readonly ResolvedEvent[]): number {
   return events.reduce((count, { members }) => count + 1 + members.length, 0);
 }
 
-function resolvedEventMessage(event: ResolvedEvent, leaderIndex: number, samples: boolean): ResolvedEventMessage {
+/** `format` is that of the samples, its leader's for a member, which may carry more than the handler asked for. */
+function resolvedEventMessage(
+  event: ResolvedEvent,
+  leaderIndex: number,
+  samples: boolean,
+  { sampleType }: SampleFields,
+  format: RecordFormat,
+): ResolvedEventMessage {
   const { rate } = event;
+  const asked = (bit: number, value: bigint | number | undefined): string =>
+    (samples && (sampleType & bit) !== 0 ? (value ?? 0) : 0).toString();
   return {
     name: event.name,
     type: event.type,
@@ -39,5 +52,14 @@ function resolvedEventMessage(event: ResolvedEvent, leaderIndex: number, samples
     period: samples && rate.kind === "period" ? rate.period : 0,
     period_unit: event.periodUnit,
     leader_index: leaderIndex,
+    sample_regs_user: asked(SAMPLE.REGS_USER, format.sampleRegsUser),
+    sample_regs_intr: asked(SAMPLE.REGS_INTR, format.sampleRegsIntr),
+    read_format: asked(SAMPLE.READ, format.readFormat),
+    branch_sample_type: asked(SAMPLE.BRANCH_STACK, format.branchSampleType),
+    sample_stack_user: Number(asked(SAMPLE.STACK_USER, format.sampleStackUser)),
+    exclude_user: event.excludeUser,
+    exclude_kernel: event.excludeKernel,
+    exclude_hv: event.excludeHv,
+    precise_ip: event.preciseIp,
   };
 }

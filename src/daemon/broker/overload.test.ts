@@ -55,7 +55,7 @@ function setUp({ policy = "lower", canLower = true }: { policy?: "report" | "low
     overload,
     async arm(event: string, hz: number): Promise<{ armed: ArmedEvent; user: EventUser }> {
       const resolved = source.resolve({ event, frequencyHz: hz })[0];
-      const user: EventUser = { event: resolved, callchain: false, cgroup: false, wakeEach: false };
+      const user: EventUser = { event: resolved, sampleType: 0, branchCounters: false, wakeEach: false };
       const [armed] = await armedEvents.acquire([user]);
       await armedEvents.start([armed]);
       return { armed, user };

@@ -2,7 +2,9 @@
  * A handler up to the moment it goes ACTIVE: slot, outbox, events, and dispatchers that know it. What fails on the way
  * is undone.
  */
+import { SAMPLE } from "../../pmu/abi.js";
 import { PmuError } from "../../pmu/errors.js";
+import { TASKS_BIT } from "../../pmu/record.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
 import type { DaemonLimits } from "../config/config.js";
@@ -11,9 +13,12 @@ import { FixedFlush, type FlushRule } from "../delivery/flush.js";
 import type { MemoryBudget } from "../delivery/memory.js";
 import { allocateOutbox, type OutboxShape, outboxBytes, outboxShape } from "../delivery/outbox.js";
 import { OutboxReader } from "../delivery/outbox-reader.js";
+import { COLUMN } from "../dispatch/columns.js";
 import { filterBytes } from "../dispatch/filter.js";
 import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
+import { snapshotMessages } from "../tasks/snapshot-messages.js";
+import { TaskFilter, type TaskSpec } from "../tasks/task-filter.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
 import { BrokerError } from "./errors.js";
@@ -23,6 +28,8 @@ import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
 export type OpeningParts = Pick<
   BrokerParts,
+  | "source"
+  | "taskTracking"
   | "table"
   | "host"
   | "armedEvents"
@@ -69,8 +76,8 @@ export async function openHandler(
   const users = spec.events.map(
     (event): EventUser => ({
       event,
-      callchain: spec.callchain,
-      cgroup: spec.filter.cgroupIds.length > 0,
+      sampleType: spec.fields.sampleType | (spec.filter.cgroupIds.length > 0 ? SAMPLE.CGROUP : 0),
+      branchCounters: spec.fields.branchCounters,
       wakeEach: (spec.flushIntervalMs ?? parts.limits.flushIntervalDefaultMs) === 0,
     }),
   );
@@ -86,22 +93,32 @@ export async function openHandler(
       : error.cause;
   }
   try {
+    if (spec.tasks !== null) await parts.taskTracking.acquire(spec.tasks);
+  } catch (error) {
+    const failed = (cause: Error): void => parts.log("a registration could not be undone", { error: cause.message });
+    await armedEvents.release(armed, users).catch(failed);
+    table.abandon(handle);
+    outboxMemory.give(outbox.bytes);
+    throw error instanceof PmuError ? refusal(error, "tasks") : error;
+  }
+  try {
     const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
     await attach(parts, handler, outbox);
     return handler;
   } catch (error) {
-    await closeHandler(parts, { handle, armed, users, chargedBytes: outbox.bytes });
+    await closeHandler(parts, { handle, spec, armed, users, chargedBytes: outbox.bytes });
     throw error;
   }
 }
 
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
 export async function closeHandler(
-  { table, host, armedEvents, outboxMemory, log }: OpeningParts,
-  { handle, armed, users, chargedBytes }: Pick<Handler, "handle" | "armed" | "users" | "chargedBytes">,
+  { table, host, armedEvents, taskTracking, outboxMemory, log }: OpeningParts,
+  { handle, spec, armed, users, chargedBytes }: Pick<Handler, "handle" | "spec" | "armed" | "users" | "chargedBytes">,
 ): Promise<void> {
   const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
   await armedEvents.release(armed, users).catch(failed);
+  if (spec.tasks !== null) await taskTracking.release(spec.tasks).catch(failed);
   await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
   table.abandon(handle);
   outboxMemory.give(chargedBytes);
@@ -165,12 +182,26 @@ function createHandler(
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
       ...reports,
+      snapshot: snapshotOf(parts, spec),
+      onTasksLost: (records) => {
+        parts.taskTracking.lost += records;
+      },
     }),
     chargedBytes: outbox.bytes,
     lease: null,
     everSubscribed: false,
     removal: null,
   };
+}
+
+function snapshotOf({ source, log }: OpeningParts, spec: HandlerSpec): DeliveryOptions["snapshot"] {
+  const tasks = taskSpec(spec);
+  if (tasks === null) return null;
+  const filter = new TaskFilter(tasks);
+  return () =>
+    snapshotMessages(source.taskSnapshot(), filter, (error) =>
+      log("task snapshot cut short", { name: spec.name, error: error.message }),
+    );
 }
 
 /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
@@ -185,6 +216,7 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
   });
   const mask = [0, 0];
   for (const { index } of armed) mask[index >>> 5] |= 1 << (index & 31);
+  if (spec.tasks !== null) mask[TASKS_BIT >>> 5] |= 1 << (TASKS_BIT & 31);
   table.setEventMask(handle, mask[0], mask[1]);
   await host.tellAll({
     kind: "attach",
@@ -199,7 +231,8 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
         ...spec.events[i].members.map(() => ({ armed: NOT_ARMED, frequencyHz: 0, period: 0 })),
       ]),
       filter: spec.filter,
-      callchain: spec.callchain,
+      columns: columnsOf(spec),
+      tasks: taskSpec(spec),
       flushIntervalMs: handler.delivery.flushIntervalMs,
       flushIsDaemons: isAdapting(spec, limits),
     },
@@ -214,6 +247,15 @@ function isAdapting({ flushIntervalMs, queueMaxBytes }: HandlerSpec, { queueDefa
 function flushRule({ limits, flushPacer }: OpeningParts, spec: HandlerSpec, slot: number): FlushRule {
   if (isAdapting(spec, limits)) return flushPacer.rule(slot);
   return new FixedFlush(spec.flushIntervalMs ?? limits.flushIntervalDefaultMs);
+}
+
+function taskSpec({ tasks, filter }: HandlerSpec): TaskSpec | null {
+  return tasks === null ? null : { contextSwitches: tasks.contextSwitches, pids: filter.pids };
+}
+
+function columnsOf({ fields, tasks }: HandlerSpec): number {
+  const { sampleType, branchCounters } = fields;
+  return sampleType | (branchCounters ? COLUMN.BRANCH_COUNTERS : 0) | (tasks === null ? 0 : COLUMN.CPUMODE);
 }
 
 function requestedRate(spec: HandlerSpec, i: number): { frequencyHz: number; period: number } {

@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { SAMPLE } from "../../pmu/abi.js";
 import { PmuError, type PmuErrorCode } from "../../pmu/errors.js";
 import type { DaemonLimits } from "../config/config.js";
 import { REGION_BYTES_MIN } from "../delivery/outbox.js";
 import { BrokerError, type BrokerErrorCode } from "./errors.js";
 import { FakeSource } from "./fake-source.test-support.js";
+import type { Handler } from "./handler.js";
 import { resolvedEventMessages, wireCount, wirePlaces } from "./messages.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 
@@ -35,6 +37,9 @@ const REQUEST: RegisterRequestMessage = {
   fields: [],
   queue: null,
   lease_ms: 0,
+  tasks: false,
+  context_switches: false,
+  exclusive: false,
 };
 
 function check(changes: Partial<RegisterRequestMessage>, dispatchers = 1): HandlerSpec {
@@ -65,9 +70,10 @@ describe("checkRegister", () => {
       [["cycles", { kind: "frequency", hz: 99 }]],
     );
     assert.deepEqual(
-      [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs, spec.callchain],
-      [LIMITS.queueDefaultBytes, "DROP_NEWEST", null, 10_000, false],
+      [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
+      [LIMITS.queueDefaultBytes, "DROP_NEWEST", null, 10_000],
     );
+    assert.deepEqual([spec.fields, spec.tasks], [{ sampleType: 0, branchCounters: false }, null]);
     assert.deepEqual(spec.filter, {
       pids: [],
       cpus: [],
@@ -80,7 +86,9 @@ describe("checkRegister", () => {
 
   it("takes what is given", () => {
     const spec = check({
-      fields: ["CALLCHAIN"],
+      fields: ["CALLCHAIN", "BRANCH_COUNTERS", "CALLCHAIN"],
+      tasks: true,
+      context_switches: true,
       filter: { ...FILTER, pids: [1, 2], cpus: [3], uids: [4], exclude_user: true },
       queue: {
         max_bytes: 2 * REGION_BYTES_MIN,
@@ -91,9 +99,11 @@ describe("checkRegister", () => {
       lease_ms: 1,
     });
     assert.deepEqual(
-      [spec.callchain, spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
-      [true, 2 * REGION_BYTES_MIN, "DISCONNECT", 7, 1],
+      [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
+      [2 * REGION_BYTES_MIN, "DISCONNECT", 7, 1],
     );
+    assert.deepEqual(spec.fields, { sampleType: SAMPLE.CALLCHAIN | SAMPLE.BRANCH_STACK, branchCounters: true });
+    assert.deepEqual(spec.tasks, { contextSwitches: true });
     assert.deepEqual([spec.filter.pids, spec.filter.cpus, spec.filter.uids], [[1, 2], [3], [4]]);
     assert.deepEqual([spec.filter.excludeUser, spec.filter.excludeKernel], [true, false]);
   });
@@ -160,7 +170,9 @@ describe("checkRegister", () => {
   });
 
   it("refuses fields that it does not offer", () => {
-    assertRefused({ fields: ["CALLCHAIN", "RAW"] }, /^fields\[1\]: RAW is not offered/);
+    assertRefused({ fields: ["17"] }, /^fields\[0\]: 17 is not offered/);
+    assertRefused({ context_switches: true }, /^context_switches: .*set tasks/);
+    assertRefused({ fields: ["CALLCHAIN", "AUX"] }, /^fields\[1\]: AUX is not offered/);
     assertRefused({ fields: ["FIELD_UNSPECIFIED"] }, /^fields\[0\]: /);
   });
 
@@ -216,12 +228,11 @@ describe("checkRegister: what means several events", () => {
 
   it("counts a group's members, which are numbered behind their leader", () => {
     const spec = check({ events: [event("{cycles,instructions}:S"), event("cpu-clock")] });
+    const open = { formats: [{ ids: [], sampleType: 0, sampleIdAll: true, fixedPeriod: 0 }] };
+    const places = wirePlaces(spec.events);
+    const handler = { spec, places, armed: spec.events.map(() => ({ open })) } as unknown as Handler;
     assert.deepEqual(
-      resolvedEventMessages(spec.events).map(({ name, leader_index, frequency_hz }) => [
-        name,
-        leader_index,
-        frequency_hz,
-      ]),
+      resolvedEventMessages(handler).map(({ name, leader_index, frequency_hz }) => [name, leader_index, frequency_hz]),
       [
         ["cycles", 0, 99],
         ["instructions", 0, 0],

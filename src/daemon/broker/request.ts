@@ -7,6 +7,7 @@ import type { Overflow } from "../delivery/delivery.js";
 import { REGION_BYTES_MIN } from "../delivery/outbox.js";
 import type { FilterSpec } from "../dispatch/filter.js";
 import { BrokerError } from "./errors.js";
+import { checkFields, type SampleFields } from "./fields.js";
 
 /** nmi.v1.Filter */
 export interface FilterMessage {
@@ -32,7 +33,9 @@ export interface RegisterRequestMessage {
     readonly flush_interval_ms?: number;
   } | null;
   readonly lease_ms: number;
-  readonly exclusive?: boolean;
+  readonly tasks: boolean;
+  readonly context_switches: boolean;
+  readonly exclusive: boolean;
 }
 
 export interface HandlerSpec {
@@ -44,7 +47,9 @@ export interface HandlerSpec {
   /** As the client wrote it, for those who list handlers. */
   readonly filterMessage: FilterMessage;
   readonly filter: FilterSpec;
-  readonly callchain: boolean;
+  readonly fields: SampleFields;
+  /** Null: no task records. */
+  readonly tasks: { readonly contextSwitches: boolean } | null;
   readonly queueMaxBytes: number;
   readonly overflow: Overflow;
   /** null: the daemon decides. */
@@ -78,10 +83,11 @@ export function checkRegister(request: RegisterRequestMessage, context: RequestC
     ...checkEvents(request.events, context),
     filterMessage,
     filter: checkFilter(filterMessage, context),
-    callchain: checkFields(request.fields),
+    fields: checkFields(request.fields),
+    tasks: checkTasks(request),
     ...checkQueue(request.queue, context),
     leaseMs: checkLease(request.lease_ms, limits),
-    exclusive: request.exclusive ?? false,
+    exclusive: request.exclusive,
   };
 }
 
@@ -203,11 +209,11 @@ function cgroupId(path: string, i: number): number {
   throw invalid(`filter.cgroups[${i}]: "${path}": no such group in the cgroup v2 file system (/sys/fs/cgroup).`);
 }
 
-function checkFields(fields: readonly string[]): boolean {
-  for (const [i, field] of fields.entries()) {
-    if (field !== "CALLCHAIN") throw invalid(`fields[${i}]: ${field} is not offered by this version: CALLCHAIN is.`);
+function checkTasks({ tasks, context_switches }: RegisterRequestMessage): HandlerSpec["tasks"] {
+  if (context_switches && !tasks) {
+    throw invalid("context_switches: they come among the task records: set tasks as well, or leave it out.");
   }
-  return fields.includes("CALLCHAIN");
+  return tasks ? { contextSwitches: context_switches } : null;
 }
 
 const OVERFLOW: Record<string, Overflow> = {

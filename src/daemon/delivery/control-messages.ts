@@ -11,7 +11,21 @@ export function lossMessage(
   firstNs: number,
   lastNs: number,
 ): LossMessage {
-  return { count, reason, event_wide: false, first_time: firstNs, last_time: lastNs, event_index: event, period };
+  return {
+    count,
+    reason,
+    event_wide: false,
+    first_time: firstNs,
+    last_time: lastNs,
+    event_index: event,
+    period,
+    tasks: 0,
+  };
+}
+
+/** Task records that were lost; they are in no books. */
+export function tasksLossMessage(reason: LossReason, tasks: number): LossMessage {
+  return { ...lossMessage(0, reason, 0, 0, 0, 0), event_wide: true, tasks };
 }
 
 export function endMessage(books: Books, reason: string): EndMessage {

@@ -44,9 +44,14 @@ export interface SampleBatchMessage {
 
 export interface DeliveryMessage {
   /** Which of the following is set. */
-  readonly delivery: "started" | "samples" | "loss" | "end";
+  readonly delivery: "started" | "samples" | "tasks" | "loss" | "end";
   readonly started?: { readonly next_sequence: number; readonly resumed: boolean };
   readonly samples?: SampleBatchMessage;
+  readonly tasks?: {
+    readonly snapshot: boolean;
+    readonly snapshot_complete: boolean;
+    readonly records: readonly { readonly pid: number; readonly record: string }[];
+  };
   readonly loss?: LossMessage;
   readonly end?: EndMessage;
 }
@@ -228,6 +233,25 @@ export class TestDispatcher {
     this.#writer.addMatched(event, samples, samples * PERIOD, 0, 0);
   }
 
+  /** Rows of nmi.v1.Tasks, in a segment of their own; what finds no room is lost. */
+  postTasks(rows: Uint8Array, records: number): void {
+    this.arena.writer.reclaim();
+    const bytes = segmentBytesFor(rows.length);
+    if (!this.#writer.hasRoom(bytes)) {
+      this.#writer.addTasksLost(REFUSAL.QUEUE_FULL, records);
+      return;
+    }
+    const segment = this.arena.put(rows);
+    assert.ok(segment >= 0, "the arena is large enough");
+    this.arena.writer.describe(segment, records, 0, 0, 0, 0);
+    this.#writer.postTasks(segment, bytes);
+    this.arena.writer.publish(segment, 1);
+  }
+
+  loseTasks(records: number): void {
+    this.#writer.addTasksLost(REFUSAL.QUEUE_FULL, records);
+  }
+
   /** Tells of samples that nobody looked at. */
   gap(samples: number, event = 0): void {
     this.#writer.addGap(event, samples, 0);
@@ -261,7 +285,7 @@ export interface DeliveryFixture {
 }
 
 export type FixtureOptions = Partial<
-  Pick<DeliveryOptions, "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now">
+  Pick<DeliveryOptions, "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now" | "snapshot">
 > & {
   readonly flushIntervalMs?: number;
   readonly arenaBytes?: number;
@@ -298,6 +322,8 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     sampleLatency: null,
     onOverflow: () => overflows++,
     onFault: (error) => faults.push(error),
+    snapshot: options.snapshot ?? null,
+    onTasksLost: () => {},
   });
   return {
     delivery,

@@ -13,9 +13,10 @@ import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
 import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
 import { MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
-import { ENTRY } from "./outbox.js";
+import { ENTRY, REFUSAL, REFUSAL_REASONS } from "./outbox.js";
 import type { OutboxReader } from "./outbox-reader.js";
 import { Queue } from "./queue.js";
+import { SnapshotFeed } from "./snapshot-feed.js";
 
 /** A gRPC stream as delivery sees it. */
 export interface DeliveryStream {
@@ -50,7 +51,14 @@ export interface DeliveryOptions {
   readonly onOverflow: () => void;
   /** The stream, or writing it, has thrown: it has been broken and aborted, and the handler waits for another. */
   readonly onFault: (error: Error) => void;
+  /** Makes what a stream must know of tasks before its first sample: complete messages. Null: none are wanted. */
+  readonly snapshot: (() => AsyncIterator<WireMessage>) | null;
+  /** Task records that the outbox had no room for, or that were dropped from it. */
+  readonly onTasksLost: (records: number) => void;
 }
+
+/** Snapshots that make up for lost task records: who loses them all the time is not helped by more. */
+const RESYNC_INTERVAL_NS = 5_000_000_000;
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
@@ -78,11 +86,20 @@ export class HandlerDelivery {
   };
   #finish: Finish | null = null;
   #overflowed = false;
+  /** While it is written everything else waits. */
+  #snapshot: SnapshotFeed | null = null;
+  #snapshotAtNs = 0;
+  /** Task records were lost: the stream needs another snapshot. */
+  #isOutOfSync = false;
+  /** Of those that dispatchers could not queue, by refusal. */
+  readonly #tasksLostSeen = Object.values(REFUSAL).map(() => 0);
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
     this.#books = new HandlerBooks(options.events, options.slot, options.counters);
-    this.#losses = new Losses(this.#books, options.readers, options.events);
+    this.#losses = new Losses(this.#books, options.readers, options.events, (reason, records) =>
+      this.#loseTasks(reason, records),
+    );
     this.#queue = new Queue(options.readers, options.latency, options.sampleLatency);
     this.#inFlight = new InFlightQueue(options.memory);
   }
@@ -138,8 +155,23 @@ export class HandlerDelivery {
       this.#options.flush.streamOpened();
       this.#urgent = [this.#options.encode(started) as Buffer];
       this.#flushAtNs = 0;
+      this.#beginSnapshot();
       this.#pump();
     });
+  }
+
+  #beginSnapshot(): void {
+    const { snapshot, now } = this.#options;
+    if (snapshot === null) return;
+    this.#cancelSnapshot();
+    this.#isOutOfSync = false;
+    this.#snapshotAtNs = now();
+    this.#snapshot = new SnapshotFeed(snapshot(), () => this.pump());
+  }
+
+  #cancelSnapshot(): void {
+    this.#snapshot?.cancel();
+    this.#snapshot = null;
   }
 
   /** The stream is gone. What it was being written counts as lost; the rest waits for the next stream. */
@@ -159,6 +191,7 @@ export class HandlerDelivery {
     if (stream !== null) this.#options.flush.streamClosed();
     this.#stream = null;
     this.#urgent = [];
+    this.#cancelSnapshot();
     return stream;
   }
 
@@ -166,6 +199,7 @@ export class HandlerDelivery {
   wake(): void {
     this.#guard(() => {
       const { counters, slot, overflow } = this.#options;
+      this.#noticeTasksLost();
       if (overflow === "DROP_OLDEST") this.#losses.makeRoom();
       if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
         this.#overflowed = true;
@@ -179,6 +213,32 @@ export class HandlerDelivery {
   eventWideLoss(event: number, reason: LossReason, count: number): void {
     this.#losses.noteGap(event, reason, count);
     this.pump();
+  }
+
+  /** The kernel had no room for so many task records: told to the stream, which is given a new snapshot. */
+  tasksLost(count: number): void {
+    if (this.#options.snapshot === null) return;
+    this.#noteTasksLost("KERNEL", count);
+    this.pump();
+  }
+
+  #noticeTasksLost(): void {
+    for (const refusal of Object.values(REFUSAL)) {
+      const lost = this.#options.readers.reduce((sum, reader) => sum + reader.tasksLost(refusal), 0);
+      this.#loseTasks(REFUSAL_REASONS[refusal], lost - this.#tasksLostSeen[refusal]);
+      this.#tasksLostSeen[refusal] = lost;
+    }
+  }
+
+  #loseTasks(reason: LossReason, count: number): void {
+    if (count === 0) return;
+    this.#options.onTasksLost(count);
+    this.#noteTasksLost(reason, count);
+  }
+
+  #noteTasksLost(reason: LossReason, count: number): void {
+    this.#isOutOfSync = true;
+    this.#losses.noteGap(0, reason, count, true);
   }
 
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
@@ -206,6 +266,7 @@ export class HandlerDelivery {
   finish(reason: string, discardAs: LossReason | null): Promise<Books> {
     return new Promise((resolve) => {
       this.#finish = { reason, resolve };
+      if (discardAs !== null) this.#cancelSnapshot();
       if (discardAs !== null || this.#stream === null) this.#losses.loseQueue(discardAs ?? "DISCARDED");
       this.pump();
     });
@@ -217,6 +278,7 @@ export class HandlerDelivery {
   }
 
   #discard(reason: LossReason): void {
+    this.#cancelSnapshot();
     this.#losses.loseQueue(reason);
     if (this.#ending || this.#inFlight.length > 0) {
       const stream = this.#detach();
@@ -266,7 +328,17 @@ export class HandlerDelivery {
       this.#tell(untold);
       return true;
     }
-    return this.#stepQueue();
+    if (this.#isOutOfSync && this.#finish === null && this.#options.now() >= this.#snapshotAtNs + RESYNC_INTERVAL_NS)
+      this.#beginSnapshot();
+    return this.#snapshot === null ? this.#stepQueue() : this.#stepSnapshot(this.#snapshot);
+  }
+
+  #stepSnapshot(snapshot: SnapshotFeed): boolean {
+    const next = snapshot.take();
+    if (next !== null) this.#write(next, CONTROL);
+    else if (snapshot.isDone) this.#snapshot = null;
+    else return false;
+    return true;
   }
 
   #stepQueue(): boolean {
@@ -277,11 +349,32 @@ export class HandlerDelivery {
       return this.#finish !== null && this.#inFlight.length === 0 && this.#writeEnd();
     }
     if (!this.#isDue()) return false;
+    if (reader.entry.kind === ENTRY.TASKS) return this.#writeTasks(reader);
     if (reader.entry.kind !== ENTRY.CHUNK) {
       this.#losses.takeTold(reader);
       return true;
     }
     return this.#writeChunks(reader.entry.event);
+  }
+
+  /** One message of task records, of one dispatcher's and so in order; false when there is no memory for it now. */
+  #writeTasks(reader: OutboxReader): boolean {
+    const bytesMax = this.#inFlight.messageBytesMax;
+    if (bytesMax < MESSAGE_BYTES_MIN) return false;
+    message.begin();
+    while (message.bodyBytes < bytesMax && reader.peek() && reader.entry.kind === ENTRY.TASKS) {
+      const { segment, segmentBytes } = reader.entry;
+      if (message.bodyBytes > 0 && message.bodyBytes + segmentBytes > bytesMax) break;
+      reader.take();
+      message.add(reader.segments, segment);
+    }
+    message.finishTasks();
+    try {
+      this.#write(message, CONTROL);
+    } finally {
+      message.release();
+    }
+    return true;
   }
 
   #tellGap(gap: Gap): void {
@@ -395,6 +488,7 @@ export class HandlerDelivery {
   /** The books are final. */
   #close(): void {
     const finish = this.#finish as Finish;
+    this.#cancelSnapshot();
     this.#losses.takePending();
     for (let loss = this.#losses.next(); loss !== undefined; loss = this.#losses.next()) this.#sequence += loss.count;
     this.#wakeAt(null);

@@ -1,7 +1,7 @@
 /** What one handler has lost: booked at once, and kept until a stream has been told. */
 import type { ControlDelivery } from "../grpc/proto.js";
 import type { HandlerBooks, LossReason } from "./books.js";
-import { lossMessage } from "./control-messages.js";
+import { lossMessage, tasksLossMessage } from "./control-messages.js";
 import { ENTRY, REFUSAL_REASONS } from "./outbox.js";
 import type { Entry, OutboxReader } from "./outbox-reader.js";
 
@@ -20,21 +20,28 @@ export interface Gap {
   readonly event: number;
   readonly reason: LossReason;
   count: number;
+  /** `count` is of task records, not of the event's samples. */
+  readonly isTasks: boolean;
 }
 
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
 const DROP_ABOVE = 3 / 4;
 const DROP_TO = 1 / 2;
 
+/** Task records that were dropped from the queue. */
+export type TasksLost = (reason: LossReason, records: number) => void;
+
 export class Losses {
   readonly #books: HandlerBooks;
   readonly #readers: readonly OutboxReader[];
   readonly #events: number;
+  readonly #onTasksLost: TasksLost;
   #gaps: Gap[] = [];
   #untold: Untold[] = [];
   #pendingTaken = false;
 
-  constructor(books: HandlerBooks, readers: readonly OutboxReader[], events: number) {
+  constructor(books: HandlerBooks, readers: readonly OutboxReader[], events: number, onTasksLost: TasksLost) {
+    this.#onTasksLost = onTasksLost;
     this.#books = books;
     this.#readers = readers;
     this.#events = events;
@@ -54,10 +61,12 @@ export class Losses {
     return this.#untold.length === 0 && this.#gaps.length === 0;
   }
 
-  noteGap(event: number, reason: LossReason, count: number): void {
+  noteGap(event: number, reason: LossReason, count: number, isTasks = false): void {
     // Joined until a stream can be told, which may be the next one.
-    const gap = this.#gaps.find((other) => other.event === event && other.reason === reason);
-    if (gap === undefined) this.#gaps.push({ event, reason, count });
+    const gap = this.#gaps.find(
+      (other) => other.event === event && other.reason === reason && other.isTasks === isTasks,
+    );
+    if (gap === undefined) this.#gaps.push({ event, reason, count, isTasks });
     else gap.count += count;
   }
 
@@ -84,7 +93,7 @@ export class Losses {
 
   /** Takes the LOSS and GAP entries at the front of one outbox. */
   takeTold(reader: OutboxReader): void {
-    while (reader.peek() && reader.entry.kind !== ENTRY.CHUNK) {
+    while (reader.peek() && isLoss(reader.entry)) {
       this.#lose(reader.entry, "QUEUE_FULL");
       reader.drop();
     }
@@ -115,6 +124,10 @@ export class Losses {
   #lose(entry: Entry, chunkReason: LossReason): void {
     if (entry.kind === ENTRY.GAP) {
       this.noteGap(entry.event, "DISPATCHER_DIED", entry.samples);
+      return;
+    }
+    if (entry.kind === ENTRY.TASKS) {
+      this.#onTasksLost(chunkReason, entry.samples);
       return;
     }
     const reason = entry.kind === ENTRY.LOSS ? REFUSAL_REASONS[entry.refusal] : chunkReason;
@@ -148,7 +161,12 @@ export class Losses {
   }
 }
 
-export function gapMessage({ event, reason, count }: Gap): ControlDelivery {
+function isLoss({ kind }: Entry): boolean {
+  return kind === ENTRY.LOSS || kind === ENTRY.GAP;
+}
+
+export function gapMessage({ event, reason, count, isTasks }: Gap): ControlDelivery {
+  if (isTasks) return { loss: tasksLossMessage(reason, count) };
   return { loss: { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true } };
 }
 

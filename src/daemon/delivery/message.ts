@@ -1,5 +1,5 @@
 /** Gathers encoded chunks into one nmi.v1.Delivery message: the chunks' columns behind a header. */
-import { SAMPLE_BATCH_FIELD } from "../dispatch/encode.js";
+import { SAMPLE_BATCH_FIELD } from "../dispatch/column-header.js";
 import type { SegmentReader } from "./segments.js";
 
 /** Bytes that the transport copies into its own frame; a Buffer is one. */
@@ -8,6 +8,8 @@ export interface WireMessage {
   copy(target: Uint8Array, targetStart: number): unknown;
 }
 
+/** Delivery.tasks: field 3, length-delimited. */
+const DELIVERY_TASKS_TAG = (3 << 3) | 2;
 /** Delivery.samples: field 2, length-delimited. */
 const DELIVERY_SAMPLES_TAG = (2 << 3) | 2;
 const EVENT_INDEX_TAG = SAMPLE_BATCH_FIELD.EVENT_INDEX << 3;
@@ -29,7 +31,7 @@ export class SampleMessage implements WireMessage {
   #pieces = 0;
   #bodyBytes = 0;
 
-  /** Bytes of columns so far. */
+  /** Bytes of columns, or of task records, so far. */
   get bodyBytes(): number {
     return this.#bodyBytes;
   }
@@ -68,6 +70,14 @@ export class SampleMessage implements WireMessage {
     this.#headerView.setUint32(sequenceAt, sequence >>> 0, true);
     this.#headerView.setUint32(sequenceAt + 4, Math.floor(sequence / 2 ** 32), true);
     this.#headerBytes = sequenceAt + 8;
+  }
+
+  /** As `finish`, where the segments hold task records. */
+  finishTasks(): void {
+    const outer = [DELIVERY_TASKS_TAG];
+    pushVarint(outer, this.#bodyBytes);
+    this.#header.set(outer, 0);
+    this.#headerBytes = outer.length;
   }
 
   copy(target: Uint8Array, targetStart: number): void {

@@ -14,6 +14,7 @@ import {
   Region,
   TAIL_WORD,
   TAKEN_DOUBLE,
+  TASKS_LOST_DOUBLE,
 } from "./outbox.js";
 import type { ChunkFacts } from "./segment-layout.js";
 import type { SegmentReader } from "./segments.js";
@@ -24,7 +25,7 @@ export interface Entry extends ChunkFacts {
   event: number;
   /** Of a LOSS. */
   refusal: number;
-  /** Of a CHUNK: in the dispatcher's arena, with its size there. */
+  /** Of a CHUNK or TASKS: in the dispatcher's arena, with its size there. `samples` of TASKS are records. */
   segment: number;
   segmentBytes: number;
 }
@@ -93,7 +94,7 @@ export class OutboxReader {
     entry.kind = header & 0xff;
     entry.event = (header >>> 8) & 0xff;
     entry.refusal = header >>> 16;
-    if (entry.kind === ENTRY.CHUNK) {
+    if (refersToSegment(entry)) {
       entry.segment = words[at + 1];
       entry.segmentBytes = this.segments.segmentBytes(entry.segment);
       this.segments.readFacts(entry.segment, entry);
@@ -120,11 +121,11 @@ export class OutboxReader {
   /** Takes the peeked entry and lets go of its samples. */
   drop(): void {
     this.take();
-    if (this.entry.kind === ENTRY.CHUNK) this.segments.release(this.entry.segment);
+    if (refersToSegment(this.entry)) this.segments.release(this.entry.segment);
   }
 
   #account({ kind, event, refusal, samples, period }: Entry): void {
-    if (kind === ENTRY.GAP) return;
+    if (kind === ENTRY.GAP || kind === ENTRY.TASKS) return;
     this.#accounted[event].samples += samples;
     this.#accounted[event].period += period;
     if (kind === ENTRY.LOSS) this.#refused[refusal] += samples;
@@ -180,9 +181,14 @@ export class OutboxReader {
 
   /** Calls `count` for each segment that an entry refers to. */
   countSegments(count: (segment: number) => void): void {
-    this.#walk(({ kind, segment }) => {
-      if (kind === ENTRY.CHUNK) count(segment);
+    this.#walk((entry) => {
+      if (refersToSegment(entry)) count(entry.segment);
     });
+  }
+
+  /** Task records that its dispatcher could not queue, ever, for `refusal`. */
+  tasksLost(refusal: Refusal): number {
+    return this.#region.doubles[TASKS_LOST_DOUBLE + refusal];
   }
 
   get usedBytes(): number {
@@ -232,6 +238,10 @@ export class OutboxReader {
   }
 }
 
-function unitsOf({ kind }: Entry): number {
-  return kind === ENTRY.CHUNK ? 1 : LOSS_UNITS;
+function refersToSegment({ kind }: Entry): boolean {
+  return kind === ENTRY.CHUNK || kind === ENTRY.TASKS;
+}
+
+function unitsOf(entry: Entry): number {
+  return refersToSegment(entry) ? 1 : LOSS_UNITS;
 }

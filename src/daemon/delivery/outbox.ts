@@ -12,8 +12,11 @@
  */
 export const EVENTS_PER_HANDLER_MAX = 16;
 
-/** LOSS is part of the handler's books; GAP is event-wide and is not. */
-export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3 } as const;
+/**
+ * LOSS is part of the handler's books; GAP is event-wide and is not. CHUNK refers to samples, TASKS to task records, which
+ * are in no books.
+ */
+export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3, TASKS: 4 } as const;
 
 /** No refusal: the segment may be posted. */
 export const ADMITTED = -1;
@@ -27,6 +30,8 @@ const LINE = 64;
 export const HEAD_WORD = 0;
 /** Doubles: bytes of all segments ever put in, and ever taken out. */
 export const POSTED_DOUBLE = 1;
+/** Task records that could not be queued, ever, by refusal: two of them. */
+export const TASKS_LOST_DOUBLE = 2;
 export const TAIL_WORD = LINE / 4;
 export const TAKEN_DOUBLE = LINE / 8 + 1;
 const BOOKS_AT = 2 * LINE;
@@ -193,9 +198,22 @@ export class OutboxWriter {
 
   /** Hands one reference to the segment to the delivering thread. Only after `admit` or `hasRoom`. */
   post(event: number, segment: number, segmentBytes: number): void {
+    this.#refer(packHeader(ENTRY.CHUNK, event, 0), segment, segmentBytes);
+  }
+
+  /** As `post`, of task records. */
+  postTasks(segment: number, segmentBytes: number): void {
+    this.#refer(packHeader(ENTRY.TASKS, 0, 0), segment, segmentBytes);
+  }
+
+  addTasksLost(refusal: Refusal, records: number): void {
+    this.#region.doubles[TASKS_LOST_DOUBLE + refusal] += records;
+  }
+
+  #refer(header: number, segment: number, segmentBytes: number): void {
     const { words, doubles } = this.#region;
     const at = this.#region.unit(this.#head) * 2;
-    words[at] = packHeader(ENTRY.CHUNK, event, 0);
+    words[at] = header;
     words[at + 1] = segment;
     doubles[POSTED_DOUBLE] += segmentBytes;
     this.#commit(1);

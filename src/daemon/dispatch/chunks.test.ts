@@ -17,6 +17,7 @@ const NOTHING_ELSE: ScanListener = {
   throttle: () => assert.fail(),
   corrupt: () => assert.fail(),
   stray: () => assert.fail(),
+  lost: () => assert.fail(),
 };
 
 class Fixture {
@@ -35,7 +36,7 @@ class Fixture {
     assert.equal(this.batch.count, samples.length);
     const lanes = new LaneTable([this.ring], new OwnerCache());
     const event = { armed: 0, frequencyHz: 0, period: 0 };
-    const request = { event, filter: FILTER, filterKey: filterKey(FILTER), callchain };
+    const request = { event, filter: FILTER, filterKey: filterKey(FILTER), columns: callchain ? SAMPLE.CALLCHAIN : 0 };
     this.lane = lanes.join(request, { frequencyHz: null, period: null }, 0);
     lanes.prepare(this.batch, 0, 1, 0);
     this.arena = new TestArena(slabs * SLAB_BYTES);

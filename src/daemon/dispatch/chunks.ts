@@ -5,29 +5,43 @@
 import type { BatchIndex } from "../../pmu/record.js";
 import { SEGMENT_HEADER_BYTES, segmentBytesFor } from "../delivery/segment-layout.js";
 import { RESERVE_LARGE_BYTES, type SegmentWriter } from "../delivery/segments.js";
+import { chunkColumns, hasRagged, raggedWords } from "./columns.js";
 import type { DispatcherRing } from "./dispatcher.js";
-import { callchainDepth, chunkBytes, encodeChunk, type Selection } from "./encode.js";
+import { chunkBytes, encodeChunk, type Selection } from "./encode.js";
 import type { Lane } from "./lane.js";
 import type { LaneTable } from "./lanes.js";
 
 /**
  * Fills a segment of a power of two: some 450 samples without callchains. Small enough that a message can be, too.
  *
- * One sample is never cut, however deep its callchain. What bounds it is the kernel, which writes no callchain of more than
- * kernel.perf_event_max_stack addresses, 127 by default, and no record beyond 64 KiB, for the size in its header has 16
- * bits. With some 2,000 addresses a sample still fits a chunk of this size, and so the smallest message that a stream may
- * be held to (STREAM_BYTES_MIN). Only where that sysctl was raised are there deeper ones: each is a chunk of its own, and
- * may be a message of its own, of 64 KiB and its columns' headers at most, whatever StreamMemory.messageBytesMax says.
+ * One sample is never cut, however much it carries. What bounds it is the kernel, which writes no callchain of more than
+ * kernel.perf_event_max_stack addresses, 127 by default, copies no more of a stack than sample_stack_user, and writes no
+ * record beyond 64 KiB, for the size in its header has 16 bits. With some 2,000 addresses, or 8 KiB of stack, a sample
+ * still fits a chunk of this size, and so the smallest message that a stream may be held to (STREAM_BYTES_MIN). One that
+ * carries more is a chunk of its own, and may be a message of its own, of 64 KiB and its columns at most, whatever
+ * StreamMemory.messageBytesMax says.
  */
 export const CHUNK_PAYLOAD_BYTES_MAX = RESERVE_LARGE_BYTES - SEGMENT_HEADER_BYTES;
 
-const BYTES_PER_SAMPLE = chunkBytes(1, -1) - chunkBytes(0, -1);
+const BYTES_PER_SAMPLE = chunkBytes(1, 0, 0) - chunkBytes(0, 0, 0);
+/** An integer, as every bound here. */
+const UNBOUNDED_BYTES = 2 ** 30;
 const NO_SEGMENT = -1;
 export const NO_CHUNK = -1;
 const NOTHING: Selection = { sample: new Uint32Array(0), period: new Float64Array(0) };
 
 const DOUBLES = ["weight", "firstNs", "lastNs"] as const;
-const INTEGERS = ["segment", "segmentBytes", "samples", "posted", "next", "from", "addresses"] as const;
+const INTEGERS = [
+  "segment",
+  "segmentBytes",
+  "samples",
+  "posted",
+  "next",
+  "from",
+  "wanted",
+  "columns",
+  "ragged",
+] as const;
 
 export class ChunkList {
   /** By chunk; -1 until it is encoded. */
@@ -43,14 +57,17 @@ export class ChunkList {
   posted = new Int32Array(256);
   /** The rest of a chunk that was cut for want of room, or NO_CHUNK. */
   next = new Int32Array(256);
-  /** The chunk's samples begin there in its selection; -1 addresses: no callchains. */
+  /** The chunk's samples begin there in its selection. */
   from = new Int32Array(256);
-  addresses = new Int32Array(256);
+  /** The columns that its lane wants, those it has, and the words in ragged ones. */
+  wanted = new Int32Array(256);
+  columns = new Int32Array(256);
+  ragged = new Int32Array(256);
   count = 0;
   readonly #selections: Selection[] = new Array(256).fill(NOTHING);
   readonly #segments: SegmentWriter;
   readonly #lanes: LaneTable;
-  readonly #fit = { to: 0, addresses: -1 };
+  readonly #fit = { to: 0, columns: 0, ragged: 0 };
 
   constructor(segments: SegmentWriter, lanes: LaneTable) {
     this.#segments = segments;
@@ -64,8 +81,8 @@ export class ChunkList {
       leader.chunkFrom = this.count;
       leader.weight = 0;
       for (let from = leader.from; from < leader.to; from = this.#fit.to) {
-        this.#fitFrom(leader.selection, batch, ring, from, leader.to, leader.callchain, CHUNK_PAYLOAD_BYTES_MAX);
-        const c = this.#add(leader.selection, batch, from);
+        this.#fitFrom(leader.selection, batch, ring, from, leader.to, leader.columns, CHUNK_PAYLOAD_BYTES_MAX);
+        const c = this.#add(leader.selection, batch, from, leader.columns);
         leader.weight += this.weight[c];
       }
       leader.chunkTo = this.count;
@@ -75,57 +92,68 @@ export class ChunkList {
     lane.chunkTo = leader.chunkTo;
   }
 
-  /** How many samples from `from` on fit into `bytesMax`, one at least, and how many callchain addresses they hold. */
+  /** How many samples from `from` on fit into `bytesMax`, one at least, and what they take in which columns. */
   #fitFrom(
     { sample }: Selection,
     batch: BatchIndex,
     ring: DispatcherRing,
     from: number,
     end: number,
-    callchain: boolean,
+    wanted: number,
     bytesMax: number,
   ): void {
     const fit = this.#fit;
-    if (!callchain) {
-      const most = Math.floor((bytesMax - chunkBytes(0, -1)) / BYTES_PER_SAMPLE);
+    fit.columns = 0;
+    fit.ragged = 0;
+    if (wanted === 0) {
+      const most = Math.floor((bytesMax - chunkBytes(0, 0, 0)) / BYTES_PER_SAMPLE);
       fit.to = Math.min(end, from + Math.max(1, most));
-      fit.addresses = -1;
       return;
     }
-    let addresses = 0;
+    const columns = chunkColumns(wanted, batch, sample[from]);
+    fit.columns = columns;
+    if (!hasRagged(columns)) {
+      const empty = chunkBytes(0, columns, 0);
+      const most = Math.floor((bytesMax - empty) / (chunkBytes(1, columns, 0) - empty));
+      fit.to = Math.min(end, from + Math.max(1, most));
+      return;
+    }
+    let ragged = 0;
     let to = from;
     while (to < end) {
-      const depth = callchainDepth(batch, ring.reader, sample[to]);
-      if (to > from && chunkBytes(to + 1 - from, addresses + depth) > bytesMax) break;
-      addresses += depth;
+      const more = raggedWords(columns, batch, ring.reader, sample[to]);
+      if (to > from && chunkBytes(to + 1 - from, columns, ragged + more) > bytesMax) break;
+      ragged += more;
       to++;
     }
     fit.to = to;
-    fit.addresses = addresses;
+    fit.ragged = ragged;
   }
 
   /** The chunk that #fit says. */
-  #add(selection: Selection, batch: BatchIndex, from: number): number {
+  #add(selection: Selection, batch: BatchIndex, from: number, wanted: number): number {
     if (this.count === this.segment.length) this.#grow();
     const c = this.count++;
     this.#selections[c] = selection;
     this.from[c] = from;
+    this.wanted[c] = wanted;
     this.segment[c] = NO_SEGMENT;
     this.posted[c] = 0;
     this.next[c] = NO_CHUNK;
-    this.#describe(c, batch, this.#fit.to, this.#fit.addresses);
+    this.#describe(c, batch, this.#fit.to, this.#fit.columns, this.#fit.ragged);
     return c;
   }
 
-  #describe(c: number, batch: BatchIndex, to: number, addresses: number): void {
+  #describe(c: number, batch: BatchIndex, to: number, columns: number, ragged: number): void {
     const { sample, period } = this.#selections[c];
     const from = this.from[c];
     this.samples[c] = to - from;
-    this.addresses[c] = addresses;
+    this.columns[c] = columns;
+    this.ragged[c] = ragged;
     this.weight[c] = sum(period, from, to);
     this.firstNs[c] = batch.time[sample[from]];
     this.lastNs[c] = batch.time[sample[to - 1]];
-    this.segmentBytes[c] = segmentBytesFor(chunkBytes(to - from, addresses));
+    this.segmentBytes[c] = segmentBytesFor(chunkBytes(to - from, columns, ragged));
   }
 
   #grow(): void {
@@ -158,7 +186,7 @@ export class ChunkList {
     const to = from + this.samples[c];
     const selection = this.#selections[c];
     const at = segments.payloadWord(segment);
-    encodeChunk(segments.data, at, batch, ring.reader, selection, from, to, this.addresses[c], ring.cpu);
+    encodeChunk(segments.data, at, batch, ring.reader, selection, from, to, this.columns[c], ring.cpu);
     segments.describe(segment, to - from, this.weight[c], this.firstNs[c], this.lastNs[c], dispatchNs);
     this.segment[c] = segment;
     this.segmentBytes[c] = segments.segmentBytes;
@@ -166,7 +194,7 @@ export class ChunkList {
   }
 
   #bytes(c: number): number {
-    return chunkBytes(this.samples[c], this.addresses[c]);
+    return chunkBytes(this.samples[c], this.columns[c], this.ragged[c]);
   }
 
   /** False, and nothing changed, when one sample is too large for `bytesMax`. */
@@ -174,17 +202,17 @@ export class ChunkList {
     const selection = this.#selections[c];
     const from = this.from[c];
     const end = from + this.samples[c];
-    const callchain = this.addresses[c] >= 0;
+    const wanted = this.wanted[c];
     const fit = this.#fit;
-    this.#fitFrom(selection, batch, ring, from, end, callchain, bytesMax);
-    if (chunkBytes(fit.to - from, fit.addresses) > bytesMax) return false;
-    const { to, addresses } = fit;
-    fit.to = end;
-    fit.addresses = callchain ? this.addresses[c] - addresses : -1;
-    const rest = this.#add(selection, batch, to);
+    this.#fitFrom(selection, batch, ring, from, end, wanted, bytesMax);
+    if (chunkBytes(fit.to - from, fit.columns, fit.ragged) > bytesMax) return false;
+    const { to, columns, ragged } = fit;
+    // All of the rest, whatever that takes: it was within a chunk before.
+    this.#fitFrom(selection, batch, ring, to, end, wanted, UNBOUNDED_BYTES);
+    const rest = this.#add(selection, batch, to, wanted);
     this.next[rest] = this.next[c];
     this.next[c] = rest;
-    this.#describe(c, batch, to, addresses);
+    this.#describe(c, batch, to, columns, ragged);
     return true;
   }
 

@@ -16,8 +16,8 @@ function open(slabs = SLABS): DispatcherFixture {
 
 /** As many samples as fill a segment of so many bytes. */
 function samplesFor(bytes: number): number {
-  const perSample = chunkBytes(1, -1) - chunkBytes(0, -1);
-  return Math.floor((bytes - SEGMENT_HEADER_BYTES - chunkBytes(0, -1)) / perSample);
+  const perSample = chunkBytes(1, 0, 0) - chunkBytes(0, 0, 0);
+  return Math.floor((bytes - SEGMENT_HEADER_BYTES - chunkBytes(0, 0, 0)) / perSample);
 }
 
 describe("Dispatcher: memory", () => {

@@ -1,5 +1,6 @@
 /** For tests: a dispatcher over rings in plain memory, with a real table and real outboxes, and a clock that is set. */
 import { MMAP_PAGE, PAGE_BYTES, RECORD, SAMPLE } from "../../pmu/abi.js";
+import { TASKS_BIT } from "../../pmu/record.js";
 import { RingReader } from "../../pmu/ring.js";
 import { RingWriter } from "../../pmu/software/ring-writer.js";
 import { plainRing } from "../../pmu/software/test-consumer.js";
@@ -12,6 +13,7 @@ import { allocateOutbox, ENTRY, outboxShape, REGION_BYTES_MIN } from "../deliver
 import { OutboxReader } from "../delivery/outbox-reader.js";
 import { arenaBytes } from "../delivery/segment-layout.js";
 import { SegmentReader, SegmentWriter } from "../delivery/segments.js";
+import type { TaskSpec } from "../tasks/task-filter.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";
@@ -119,6 +121,9 @@ export interface HandlerOptions {
   readonly events?: readonly Partial<AttachedEvent>[];
   readonly filter?: Partial<FilterSpec>;
   readonly callchain?: boolean;
+  /** Other columns, by columns.ts. */
+  readonly columns?: number;
+  readonly tasks?: TaskSpec | null;
   readonly regionBytes?: number;
   readonly flushIntervalMs?: number;
   readonly flushIsDaemons?: boolean;
@@ -226,6 +231,8 @@ export function openDispatcher(
       events = [{}],
       filter,
       callchain = false,
+      columns = 0,
+      tasks = null,
       regionBytes = REGION_BYTES_MIN,
       flushIntervalMs = 100,
       flushIsDaemons = false,
@@ -237,6 +244,7 @@ export function openDispatcher(
       const outbox = allocateOutbox(1, shape);
       const mask = [0, 0];
       for (const { armed } of wanted) mask[armed >>> 5] |= 1 << (armed & 31);
+      if (tasks !== null) mask[TASKS_BIT >>> 5] |= 1 << (TASKS_BIT & 31);
       table.table.setEventMask(handle, mask[0], mask[1]);
       const spec: AttachSpec = {
         slot: handle.slot,
@@ -245,7 +253,8 @@ export function openDispatcher(
         shape,
         events: wanted,
         filter: { ...ALL, ...filter },
-        callchain,
+        tasks,
+        columns: columns | (callchain ? SAMPLE.CALLCHAIN : 0),
         flushIntervalMs,
         flushIsDaemons,
       };

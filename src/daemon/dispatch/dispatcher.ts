@@ -20,6 +20,7 @@ import { LaneTable } from "./lanes.js";
 import { type AttachSpec, type FaultPoint, NOT_ARMED } from "./messages.js";
 import { recordRingFill } from "./ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
+import { type TaskLane, TaskLanes } from "./task-lanes.js";
 import type { EventPace } from "./thinning.js";
 
 const NO_HANDLER = -1;
@@ -38,6 +39,8 @@ interface Port {
   flushIntervalMs: number;
   /** By the handler's event index; null until the handler is first offered one of the event's samples. */
   readonly lanes: (Lane | null)[];
+  /** Null: no task records. */
+  readonly tasks: TaskLane | null;
 }
 
 export interface DispatcherParts {
@@ -62,6 +65,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #batch = new BatchIndex();
   readonly #lanes: LaneTable;
   readonly #chunks: ChunkList;
+  readonly #tasks: TaskLanes;
   readonly #latency: LatencyHistogram;
   /** Slots that a predecessor died in, while its last batch is offered again to the others. */
   #abandoned: ReadonlySet<number> | null = null;
@@ -79,6 +83,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#ports = new Array(parts.capacity).fill(null);
     this.#lanes = new LaneTable(parts.rings, new OwnerCache());
     this.#chunks = new ChunkList(parts.segments, this.#lanes);
+    this.#tasks = new TaskLanes(parts.segments);
     this.#latency = new LatencyHistogram(parts.stats.ringToDispatch);
   }
 
@@ -89,7 +94,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       writer: new OutboxWriter(spec.outbox, this.#parts.index, spec.shape),
       flushIntervalMs: spec.flushIntervalMs,
       lanes: spec.events.map(() => null),
+      tasks: spec.tasks === null ? null : this.#tasks.join(spec.tasks),
     };
+    this.#batch.wantsTasks = this.#tasks.wanted;
     this.#findFlushInterval();
   }
 
@@ -97,6 +104,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const port = this.#ports[slot];
     if (port?.spec.generation !== generation) return;
     for (const lane of port.lanes) if (lane !== null) this.#lanes.leave(lane);
+    if (port.tasks !== null) this.#tasks.leave(port.tasks);
+    this.#batch.wantsTasks = this.#tasks.wanted;
     this.#ports[slot] = null;
     this.#findFlushInterval();
   }
@@ -107,6 +116,14 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   removeFormats(formats: readonly RecordFormat[]): void {
     for (const format of formats) this.#formats.remove(format);
+  }
+
+  addTaskFormats(formats: readonly RecordFormat[]): void {
+    this.#tasks.addFormats(formats);
+  }
+
+  removeTaskFormats(formats: readonly RecordFormat[]): void {
+    this.#tasks.removeFormats(formats);
   }
 
   /** The event ticks at another rate from now on; every lane's pace follows. */
@@ -159,7 +176,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     // A head behind the tail is corruption, which the scan counts and resynchronizes from.
     while (reader.tail !== head) {
       const next = this.#batch.scan(reader, head, this.#formats, this);
-      if (this.#batch.count > 0) {
+      if (this.#batch.count > 0 || this.#batch.tasks > 0) {
         // Should this thread die on the way, its successor finds here how far it had come.
         words[DISPATCHER_STAT.BATCH_SERIAL] += 1;
         words[DISPATCHER_STAT.OFFERING_UNTIL] = next;
@@ -211,6 +228,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);
     this.#chunks.publish();
+    this.#tasks.publish();
     this.#count();
   }
 
@@ -239,6 +257,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     // A predecessor that died behind this point has counted the batch.
     if (stats.words[DISPATCHER_STAT.COUNTED_SERIAL] === this.#serial) return;
     stats.words[DISPATCHER_STAT.SAMPLES] += batch.count;
+    stats.words[DISPATCHER_STAT.TASK_RECORDS] += batch.tasks;
     // Who claimed a batch before a predecessor died is not known any more.
     if (this.#abandoned === null) this.#lanes.claim(batch);
     for (let e = 0; e < batch.events; e++) {
@@ -272,6 +291,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#matched = 0;
     this.#queueFull = 0;
     this.#memoryLost = 0;
+    const told = this.#batch.tasks > 0 && port.tasks !== null && this.#postTasks(port.writer, port.tasks);
     const { events } = port.spec;
     for (let e = 0; e < events.length; e++) {
       const { armed } = events[e];
@@ -289,7 +309,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       this.#nowNs,
     );
     counters.setOffered(slot, index, serial);
-    if (this.#matched > 0) this.#markDirty(slot);
+    if (told || this.#matched > 0) this.#markDirty(slot);
   }
 
   /** Of the dispatch that is under way. */
@@ -316,16 +336,22 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   #join(port: Port, e: number): Lane {
-    const { filter, callchain, events } = port.spec;
+    const { filter, columns, events } = port.spec;
     const event = events[e];
     const lane = this.#lanes.join(
-      { event, filter, filterKey: port.filterKey, callchain },
+      { event, filter, filterKey: port.filterKey, columns },
       this.#paces[event.armed],
       this.#serial,
     );
     port.lanes[e] = lane;
     if (lane.members === 1) this.#lanes.prepareNew(lane, this.#batch, this.#ringIndex, this.#serial, this.#nowNs);
     return lane;
+  }
+
+  /** Before the batch's samples: what they mean may hang on it. */
+  #postTasks(writer: OutboxWriter, lane: TaskLane): boolean {
+    const { reader } = this.#parts.rings[this.#ringIndex];
+    return this.#tasks.post(lane, writer, this.#batch, reader, this.#serial, this.#memoryShareBytes, this.#nowNs);
   }
 
   #post(writer: OutboxWriter, e: number, c: number): void {
@@ -386,5 +412,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   stray(): void {
     if (this.#abandoned !== null) return;
     this.#parts.stats.words[DISPATCHER_STAT.STRAY_SAMPLES] += 1;
+  }
+
+  lost(records: number): void {
+    this.#parts.stats.words[DISPATCHER_STAT.LOST_RECORDS] += records;
   }
 }

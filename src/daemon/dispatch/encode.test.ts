@@ -5,17 +5,17 @@ import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BatchIndex, FormatTable } from "../
 import { bytesOf, type DeliveryMessage, decodeDelivery, TestArena } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
 import { packageDefinition } from "../grpc/proto.js";
+import { COLUMN_BYTES_MAX, SAMPLE_BATCH_FIELD } from "./column-header.js";
+import { raggedWords } from "./columns.js";
 import { format, LIVE, sampleRecord, TestRing } from "./dispatcher.test-support.js";
-import {
-  COLUMN_BYTES_MAX,
-  callchainDepth,
-  chunkBytes,
-  encodeChunk,
-  SAMPLE_BATCH_FIELD,
-  type Selection,
-} from "./encode.js";
+import { chunkBytes, encodeChunk, type Selection } from "./encode.js";
 
-const QUIET = { throttle: () => {}, corrupt: () => assert.fail("corrupt"), stray: () => assert.fail("stray") };
+const QUIET = {
+  throttle: () => {},
+  corrupt: () => assert.fail("corrupt"),
+  stray: () => assert.fail("stray"),
+  lost: () => {},
+};
 const WITH_CHAIN = LIVE | SAMPLE.CALLCHAIN;
 
 function selectionOf(samples: readonly number[], weight: (sample: number) => number): Selection {
@@ -61,10 +61,11 @@ describe("encodeChunk", () => {
       const batch = new BatchIndex();
       batch.scan(ring.reader, ring.reader.loadHead(), formats, QUIET);
       const selection = selectionOf([9, 0, 3, 7, 8], (sample) => sample * 1000);
-      const addresses = !callchain ? -1 : [0, 3, 7].reduce((sum, i) => sum + callchainDepth(batch, ring.reader, i), 0);
-      const bytes = chunkBytes(3, addresses);
+      const columns = callchain ? SAMPLE.CALLCHAIN : 0;
+      const ragged = [0, 3, 7].reduce((sum, i) => sum + raggedWords(columns, batch, ring.reader, i), 0);
+      const bytes = chunkBytes(3, columns, ragged);
       const out = new Uint32Array(4096).fill(0xdeadbeef);
-      encodeChunk(out, 10, batch, ring.reader, selection, 1, 4, addresses, 6);
+      encodeChunk(out, 10, batch, ring.reader, selection, 1, 4, columns, 6);
       assert.equal(out[9], 0xdeadbeef);
       assert.equal(out[10 + bytes / 4], 0xdeadbeef);
       const { samples } = decodeChunk(new Uint8Array(out.buffer, 40, bytes));
@@ -91,8 +92,8 @@ describe("encodeChunk", () => {
     );
     for (const samples of [1, 15, 16, 31, 32, BATCH_SAMPLES_MAX]) {
       const out = new Uint32Array(65_536);
-      encodeChunk(out, 0, batch, ring.reader, all, 0, samples, -1, 0);
-      const decoded = decodeChunk(new Uint8Array(out.buffer, 0, chunkBytes(samples, -1))).samples;
+      encodeChunk(out, 0, batch, ring.reader, all, 0, samples, 0, 0);
+      const decoded = decodeChunk(new Uint8Array(out.buffer, 0, chunkBytes(samples, 0, 0))).samples;
       assert.equal(decoded?.cpu.length, samples);
       assert.deepEqual(decoded?.period, new Array(samples).fill(2 ** 52));
     }

@@ -5,46 +5,18 @@
  * A column's header is one 32-bit word, tag and a length varint of three bytes, so that the data behind it stays
  * 4-byte aligned and plain word stores can write it. Padded varints are legal protobuf; docs/decisions says more.
  */
-import { BATCH_SAMPLES_MAX, type BatchIndex, type SampleOffsets } from "../../pmu/record.js";
+import { BATCH_SAMPLES_MAX, type BatchIndex } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
-
-/** Field numbers of SampleBatch in proto/nmi.proto. */
-export const SAMPLE_BATCH_FIELD = {
-  EVENT_INDEX: 1,
-  SEQUENCE: 2,
-  TIME: 3,
-  IP: 4,
-  PID: 5,
-  TID: 6,
-  CPU: 7,
-  PERIOD: 8,
-  CALLCHAIN: 9,
-  CALLCHAIN_LENGTH: 10,
-} as const;
-
-const WIRE_LENGTH_DELIMITED = 2;
-/** Three varint bytes: 21 bits. */
-export const COLUMN_BYTES_MAX = 2 ** 21 - 1;
-
-function columnHeader(field: number, bytes: number): number {
-  return (
-    (field << 3) |
-    WIRE_LENGTH_DELIMITED |
-    ((bytes & 0x7f) << 8) |
-    0x8000 |
-    (((bytes >>> 7) & 0x7f) << 16) |
-    0x800000 |
-    (((bytes >>> 14) & 0x7f) << 24)
-  );
-}
+import type { SampleOffsets } from "../../pmu/sample-layout.js";
+import { columnHeader, SAMPLE_BATCH_FIELD } from "./column-header.js";
+import { columnsBytes, encodeColumns } from "./columns.js";
 
 const FIXED_COLUMNS = 6;
 const FIXED_BYTES_PER_SAMPLE = 8 + 8 + 4 + 4 + 4 + 8;
 
-/** Payload bytes of `samples` samples whose callchains hold `addresses` addresses; -1 addresses: no callchain columns. */
-export function chunkBytes(samples: number, addresses: number): number {
-  const fixed = FIXED_COLUMNS * 4 + samples * FIXED_BYTES_PER_SAMPLE;
-  return addresses < 0 ? fixed : fixed + 2 * 4 + samples * 4 + addresses * 8;
+/** Payload bytes of `samples` samples; `ragged` are the words that those of `columns` take which differ in length. */
+export function chunkBytes(samples: number, columns: number, ragged: number): number {
+  return FIXED_COLUMNS * 4 + samples * FIXED_BYTES_PER_SAMPLE + columnsBytes(columns, samples, ragged);
 }
 
 /** Samples of one batch that a lane takes: indexes into BatchIndex and the weight each carries. */
@@ -54,14 +26,9 @@ export interface Selection {
   readonly period: Float64Array;
 }
 
-export function callchainDepth(batch: BatchIndex, ring: RingReader, sample: number): number {
-  const offset = batch.offsetsOf(sample).callchain;
-  return offset < 0 ? 0 : ring.words[(batch.at[sample] + offset) & ring.wordMask];
-}
-
 /**
- * Writes the columns of selection[from, to) at word `at` of `out`. `addresses` is the callchains' total length, or -1
- * for none. Exactly chunkBytes(to - from, addresses) bytes.
+ * Writes the columns of selection[from, to) at word `at` of `out`: the six, and those of the set `columns` (columns.ts).
+ * Exactly chunkBytes of them.
  */
 export function encodeChunk(
   out: Uint32Array,
@@ -71,7 +38,7 @@ export function encodeChunk(
   selection: Selection,
   from: number,
   to: number,
-  addresses: number,
+  columns: number,
   ringCpu: number,
 ): void {
   const n = to - from;
@@ -87,18 +54,18 @@ export function encodeChunk(
   out[tid - 1] = columnHeader(SAMPLE_BATCH_FIELD.TID, n * 4);
   out[cpu - 1] = columnHeader(SAMPLE_BATCH_FIELD.CPU, n * 4);
   out[period - 1] = columnHeader(SAMPLE_BATCH_FIELD.PERIOD, n * 8);
-  const columns: Columns = { time, ip, pid, tid, cpu, period };
+  const fixed: FixedColumns = { time, ip, pid, tid, cpu, period };
   const { uniform } = batch;
   // The common case by far: one opening of one event, every field there, offsets in registers.
   if (uniform !== null && uniform.ip >= 0 && uniform.pid >= 0 && uniform.time >= 0 && uniform.cpu >= 0) {
     gather(batch.at, selection, from, to);
-    copyUniform(out, columns, ring, n, uniform);
-  } else copyMixed(out, columns, batch, ring, selection, from, to, ringCpu);
-  if (addresses >= 0) encodeCallchains(out, period + 2 * n, batch, ring, selection, from, to, addresses);
+    copyUniform(out, fixed, ring, n, uniform);
+  } else copyMixed(out, fixed, batch, ring, selection, from, to, ringCpu);
+  if (columns !== 0) encodeColumns(out, period + 2 * n, columns, batch, ring, selection, from, to);
 }
 
 /** Word index of each column's first element. */
-interface Columns {
+interface FixedColumns {
   readonly time: number;
   readonly ip: number;
   readonly pid: number;
@@ -126,7 +93,7 @@ function gather(at: Uint32Array, { sample, period }: Selection, from: number, to
 /** One pass over the records, six columns written side by side: each record is fetched into the cache once. */
 function copyUniform(
   out: Uint32Array,
-  { time, ip, pid, tid, cpu, period }: Columns,
+  { time, ip, pid, tid, cpu, period }: FixedColumns,
   { words, wordMask: mask }: RingReader,
   n: number,
   { time: timeAt, ip: ipAt, pid: pidAt, cpu: cpuAt }: SampleOffsets,
@@ -153,7 +120,7 @@ function field(words: Uint32Array, mask: number, record: number, offset: number,
 /** Fields that are missing are 0; a missing CPU is the ring's. */
 function copyMixed(
   out: Uint32Array,
-  { time, ip, pid, tid, cpu, period }: Columns,
+  { time, ip, pid, tid, cpu, period }: FixedColumns,
   batch: BatchIndex,
   ring: RingReader,
   selection: Selection,
@@ -176,28 +143,5 @@ function copyMixed(
     out[cpu + j] = offsets.cpu < 0 ? ringCpu : words[(record + offsets.cpu) & mask];
     out[period + 2 * j] = weight;
     out[period + 2 * j + 1] = weight < TWO_32 ? 0 : weight / TWO_32;
-  }
-}
-
-function encodeCallchains(
-  out: Uint32Array,
-  at: number,
-  batch: BatchIndex,
-  ring: RingReader,
-  selection: Selection,
-  from: number,
-  to: number,
-  addresses: number,
-): void {
-  const { words, wordMask: mask } = ring;
-  let w = at;
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.CALLCHAIN_LENGTH, (to - from) * 4);
-  for (let k = from; k < to; k++) out[w++] = callchainDepth(batch, ring, selection.sample[k]);
-  out[w++] = columnHeader(SAMPLE_BATCH_FIELD.CALLCHAIN, addresses * 8);
-  for (let k = from; k < to; k++) {
-    const i = selection.sample[k];
-    const source = batch.at[i] + batch.offsetsOf(i).callchain + 2;
-    const count = callchainDepth(batch, ring, i) * 2;
-    for (let j = 0; j < count; j++) out[w++] = words[(source + j) & mask];
   }
 }

@@ -1,5 +1,6 @@
 /** Which samples a handler wants, compiled once when it is attached, asked for every sample. */
 import { statSync } from "node:fs";
+import { SAMPLE } from "../../pmu/abi.js";
 import type { BatchIndex } from "../../pmu/record.js";
 import { isUserMode } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
@@ -149,11 +150,8 @@ function sampleCpu(batch: BatchIndex, ring: RingReader, i: number, ringCpu: numb
 
 /** -1 where the sample carries none. */
 function sampleCgroup(batch: BatchIndex, ring: RingReader, i: number): number {
-  const offsets = batch.offsetsOf(i);
-  if (offsets.cgroup < 0) return -1;
+  const at = batch.wordOf(i, SAMPLE.CGROUP);
+  if (at < 0) return -1;
   const { words, wordMask: mask } = ring;
-  // `offsets.cgroup` is right for an empty callchain; the addresses come before it.
-  const depth = offsets.callchain < 0 ? 0 : words[(batch.at[i] + offsets.callchain) & mask];
-  const at = batch.at[i] + offsets.cgroup + depth * 2;
   return words[at & mask] + words[(at + 1) & mask] * 2 ** 32;
 }

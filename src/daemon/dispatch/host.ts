@@ -46,6 +46,8 @@ class Ledger {
   readonly #paces = new Map<number, Control>();
   readonly #attached = new Map<number, Control>();
   #flushInterval: Control | null = null;
+  /** Of task records. */
+  readonly #tasks: RecordFormat[] = [];
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
 
   note(control: Control): void {
@@ -68,6 +70,12 @@ class Ledger {
       case "remove formats":
         for (const format of control.formats) this.#removeFormat(format);
         break;
+      case "add tasks":
+        this.#tasks.push(...control.formats);
+        break;
+      case "remove tasks":
+        for (const { ids } of control.formats) removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
+        break;
       case "drain":
       case "fail":
       case "stop":
@@ -81,14 +89,23 @@ class Ledger {
       ({ event, format }): Control => ({ kind: "add formats", event, formats: [format] }),
     );
     const flushInterval = this.#flushInterval === null ? [] : [this.#flushInterval];
-    return [...this.#paces.values(), ...formats, ...this.#attached.values(), ...flushInterval];
+    const tasks = this.#tasks.map((format): Control => ({ kind: "add tasks", formats: [format] }));
+    return [...this.#paces.values(), ...formats, ...tasks, ...this.#attached.values(), ...flushInterval];
   }
 
   /** One opening of the event: a recording hands out the same ids for each. */
   #removeFormat({ ids }: RecordFormat): void {
-    const same = this.#formats.findIndex(({ format }) => format.ids.length === ids.length && format.ids[0] === ids[0]);
-    if (same >= 0) this.#formats.splice(same, 1);
+    removeFirst(this.#formats, ({ format }) => sameIds(format.ids, ids));
   }
+}
+
+function sameIds(one: readonly bigint[], other: readonly bigint[]): boolean {
+  return one.length === other.length && one[0] === other[0];
+}
+
+function removeFirst<T>(list: T[], is: (item: T) => boolean): void {
+  const at = list.findIndex(is);
+  if (at >= 0) list.splice(at, 1);
 }
 
 class DispatcherThread {

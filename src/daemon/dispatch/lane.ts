@@ -14,7 +14,8 @@ export interface LaneRequest {
   readonly filter: FilterSpec;
   /** filterKey of it: to make one takes as long as the filter is, so whoever asks for several lanes makes it once. */
   readonly filterKey: string;
-  readonly callchain: boolean;
+  /** Beside the six of every batch: see columns.ts. */
+  readonly columns: number;
 }
 
 export class Lane {
@@ -24,7 +25,7 @@ export class Lane {
   readonly ticker: Ticker;
   readonly filter: SampleFilter;
   readonly filterKey: string;
-  readonly callchain: boolean;
+  readonly columns: number;
   /** Weight of matching samples left out since the last one sent, by ring. */
   readonly carry: Float64Array;
   carried = 0;
@@ -53,7 +54,7 @@ export class Lane {
 
   constructor(
     key: string,
-    { event, filterKey, callchain }: LaneRequest,
+    { event, filterKey, columns }: LaneRequest,
     ticker: Ticker,
     filter: SampleFilter,
     rings: number,
@@ -63,7 +64,7 @@ export class Lane {
     this.ticker = ticker;
     this.filter = filter;
     this.filterKey = filterKey;
-    this.callchain = callchain;
+    this.columns = columns;
     this.carry = new Float64Array(rings);
   }
 

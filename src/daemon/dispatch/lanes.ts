@@ -29,8 +29,15 @@ interface EventLanes {
   readonly scanned: Lane[];
   /** How many lanes an index finds, by dimension. */
   readonly indexed: Map<FilterDimension, number>;
-  /** A lane that took every sample of the batch, with callchains and without: others that do need not select again. */
-  readonly whole: [Lane | null, Lane | null];
+  /** Lanes that took every sample of the batch, one a set of columns: others that do need not select again. */
+  readonly whole: Lane[];
+  /** How many of `whole` are of this batch. */
+  wholes: number;
+}
+
+function wholeWith({ whole, wholes }: EventLanes, columns: number): Lane | null {
+  for (let i = 0; i < wholes; i++) if (whole[i].columns === columns) return whole[i];
+  return null;
 }
 
 export class LaneTable {
@@ -76,9 +83,9 @@ export class LaneTable {
    * selected nothing of the batch yet.
    */
   join(request: LaneRequest, pace: EventPace, serial: number): Lane {
-    const { event, callchain } = request;
+    const { event, columns } = request;
     const rate = `${event.frequencyHz}/${event.period}`;
-    const key = `${event.armed} ${rate} ${callchain} ${request.filterKey}`;
+    const key = `${event.armed} ${rate} ${columns} ${request.filterKey}`;
     const same = this.#byKey.get(key) ?? [];
     let lane = same.find((other) => !(other.serial === serial ? other.carriedBefore : other.carried !== 0));
     if (lane === undefined) {
@@ -93,7 +100,7 @@ export class LaneTable {
 
   #open(key: string, rate: string, request: LaneRequest, pace: EventPace): Lane {
     const { event } = request;
-    this.#byEvent[event.armed] ??= { tickers: new Map(), scanned: [], indexed: new Map(), whole: [null, null] };
+    this.#byEvent[event.armed] ??= { tickers: new Map(), scanned: [], indexed: new Map(), whole: [], wholes: 0 };
     const lanes = this.#byEvent[event.armed] as EventLanes;
     const known = lanes.tickers.get(rate);
     const ticker = known?.ticker ?? new Ticker(event.armed, paceFor(event, pace), this.#rings.length);
@@ -163,8 +170,7 @@ export class LaneTable {
       const lanes = this.#byEvent[event];
       if (lanes === null) continue;
       for (const { ticker } of lanes.tickers.values()) ticker.mark(batch, ring);
-      lanes.whole[0] = null;
-      lanes.whole[1] = null;
+      lanes.wholes = 0;
       for (const lane of lanes.scanned) this.select(lane, batch, ring, serial, nowNs);
       if (lanes.indexed.size > 0) this.#selectIndexed(event, lanes, batch, ring, serial, nowNs);
     }
@@ -263,9 +269,9 @@ export class LaneTable {
   }
 
   #selectWhole(lane: Lane, batch: BatchIndex): void {
-    const { whole } = this.#byEvent[lane.event] as EventLanes;
-    const twin = whole[lane.callchain ? 1 : 0] ?? whole[lane.callchain ? 0 : 1];
-    whole[lane.callchain ? 1 : 0] ??= lane;
+    const lanes = this.#byEvent[lane.event] as EventLanes;
+    const twin = lanes.wholes === 0 ? null : lanes.whole[0];
+    if (wholeWith(lanes, lane.columns) === null) lanes.whole[lanes.wholes++] = lane;
     if (twin !== null) {
       lane.selection = twin.selection;
       lane.from = twin.from;
@@ -313,7 +319,8 @@ export class LaneTable {
 
   /** The lane whose selection this one shares, which may be itself. */
   leaderOf(lane: Lane): Lane {
-    const leader = this.#byEvent[lane.event]?.whole[lane.callchain ? 1 : 0];
+    const lanes = this.#byEvent[lane.event];
+    const leader = lanes === null ? null : wholeWith(lanes, lane.columns);
     const isShared =
       leader?.serial === lane.serial &&
       leader.selection === lane.selection &&

@@ -1,6 +1,7 @@
 /** What the main thread tells a dispatcher and what it answers: one tagged union a direction. */
 import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
 import type { OutboxShape } from "../delivery/outbox.js";
+import type { TaskSpec } from "../tasks/task-filter.js";
 import type { FilterSpec } from "./filter.js";
 import type { Pinned } from "./pinning.js";
 import type { EventPace } from "./thinning.js";
@@ -24,10 +25,13 @@ export interface AttachSpec {
   readonly shape: OutboxShape;
   readonly events: readonly AttachedEvent[];
   readonly filter: FilterSpec;
-  readonly callchain: boolean;
+  /** Beside the six of every batch: see columns.ts. */
+  readonly columns: number;
   /** How long the handler lets its samples wait, and whether the daemon decides: then it changes. */
   readonly flushIntervalMs: number;
   readonly flushIsDaemons: boolean;
+  /** Null: no task records. */
+  readonly tasks: TaskSpec | null;
 }
 
 export type Control =
@@ -37,6 +41,10 @@ export type Control =
   | { readonly kind: "add formats"; readonly event: number; readonly formats: readonly RecordFormat[] }
   /** Whatever the rings hold is drained first. */
   | { readonly kind: "remove formats"; readonly formats: readonly RecordFormat[] }
+  /** Task records with these ids may come from now on. */
+  | { readonly kind: "add tasks"; readonly formats: readonly RecordFormat[] }
+  /** Whatever the rings hold is drained first. */
+  | { readonly kind: "remove tasks"; readonly formats: readonly RecordFormat[] }
   /** Whatever the rings hold is drained first, at the old pace. */
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
   /** Of all handlers that leave it to the daemon. */

@@ -21,10 +21,13 @@ export const DISPATCHER_STAT = {
   BUSY: 8,
   /** Of the batch whose samples have been counted last. */
   COUNTED_SERIAL: 9,
+  /** Of any type, as the kernel's LOST records tell. */
+  LOST_RECORDS: 10,
+  TASK_RECORDS: 11,
 } as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
-const DISPATCHER_WORDS = 10;
+const DISPATCHER_WORDS = 12;
 const EVENT_WORDS = 4;
 const WORDS_PER_LINE = 8;
 const RING_FILL_AT = roundUp(DISPATCHER_WORDS);

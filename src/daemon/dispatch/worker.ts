@@ -34,7 +34,13 @@ const POLL_MS_MAX = 1000;
 const IGNORED_BY_POLL = -1;
 
 /** What the rings hold when these come belongs to what was before them. */
-const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set(["remove formats", "pace", "drain", "stop"]);
+const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set([
+  "remove formats",
+  "remove tasks",
+  "pace",
+  "drain",
+  "stop",
+]);
 
 if (parentPort === null) throw new Error("a dispatcher runs in a worker thread");
 run(workerData as DispatcherSetup, parentPort);
@@ -81,6 +87,12 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         break;
       case "remove formats":
         dispatcher.removeFormats(control.formats);
+        break;
+      case "add tasks":
+        dispatcher.addTaskFormats(control.formats);
+        break;
+      case "remove tasks":
+        dispatcher.removeTaskFormats(control.formats);
         break;
       case "pace":
         dispatcher.setPace(control.event, control.pace);

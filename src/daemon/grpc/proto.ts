@@ -38,9 +38,19 @@ export interface ResolvedEventMessage {
   readonly frequency_hz: number;
   readonly period: number;
   readonly period_unit: string;
-  readonly leader_index: number;
   /** Of a tracepoint. */
   readonly format: Uint8Array;
+  /** Decimal: masks of all 64 bits. */
+  readonly sample_regs_user: string;
+  readonly sample_regs_intr: string;
+  readonly read_format: string;
+  readonly branch_sample_type: string;
+  readonly sample_stack_user: number;
+  readonly leader_index: number;
+  readonly exclude_user: boolean;
+  readonly exclude_kernel: boolean;
+  readonly exclude_hv: boolean;
+  readonly precise_ip: number;
 }
 
 export interface LossMessage {
@@ -51,6 +61,7 @@ export interface LossMessage {
   readonly last_time: number;
   readonly event_index: number;
   readonly period: number;
+  readonly tasks: number;
 }
 
 export interface EventBooksMessage {

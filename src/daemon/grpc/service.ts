@@ -78,7 +78,7 @@ async function register(parts: ServiceParts, request: RegisterRequestMessage, pe
   const handler = await parts.broker.register(request, peer);
   return {
     handler_id: handler.id,
-    events: resolvedEventMessages(handler.spec.events),
+    events: resolvedEventMessages(handler),
     lease_ms: handler.spec.leaseMs,
     queue_max_bytes: handler.delivery.queueMaxBytes,
     flush_interval_ms: handler.delivery.flushIntervalMs,
@@ -153,7 +153,7 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
     handler_id: snapshot.handlerId,
     name: snapshot.name,
     state: snapshot.state,
-    events: resolvedEventMessages(handler.spec.events),
+    events: resolvedEventMessages(handler),
     filter: handler.spec.filterMessage,
     matched: snapshot.matched,
     delivered: snapshot.delivered,
@@ -226,6 +226,8 @@ function statusMessage(parts: ServiceParts): object {
       produced: totals.produced,
       produced_drained: totals.producedDrained,
       produced_lost: totals.producedLost,
+      task_records: totals.taskRecords,
+      task_records_lost: totals.taskRecordsLost,
     },
     handlers: handlers.length,
     capacity,

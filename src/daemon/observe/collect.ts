@@ -10,6 +10,7 @@ import type { Handler } from "../broker/handler.js";
 import type { OverloadControl } from "../broker/overload.js";
 import { isFaster, shareInForce } from "../broker/rates.js";
 import type { EventCounters, Tally } from "../broker/tally.js";
+import type { TaskTracking } from "../broker/task-tracking.js";
 import type { NsClock } from "../clock.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { ArenaUse } from "../delivery/segments.js";
@@ -31,6 +32,7 @@ export interface CollectParts {
   readonly armedEvents: ArmedEvents;
   readonly broker: Broker;
   readonly tally: Tally;
+  readonly taskTracking: TaskTracking;
   readonly audit: BooksAudit;
   readonly slowDispatches: SlowDispatchWatch;
   readonly overload: OverloadControl;
@@ -95,6 +97,8 @@ export function collect(parts: CollectParts): Snapshot {
     events,
     handlers,
     totals: {
+      taskRecords: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.TASK_RECORDS]),
+      taskRecordsLost: parts.taskTracking.lost,
       samples: tally.events.samples + sum(events, (event) => event.samples),
       unclaimed: tally.events.unclaimed + sum(events, (event) => event.unclaimed),
       kernelLost: tally.events.kernelLost + sum(events, (event) => event.kernelLost),

@@ -117,6 +117,16 @@ export const COUNTERS: readonly Family<number>[] = [
     (s) => s.totals.kernelLost,
   ),
   total(
+    "nmid_task_records_total",
+    "Task records drained: COMM, MMAP2, FORK, EXIT and their like, for handlers that want them.",
+    (s) => s.totals.taskRecords,
+  ),
+  total(
+    "nmid_task_records_lost_total",
+    "Task records that the kernel dropped, or that a handler's queue had no room for. Each handler is given a new snapshot.",
+    (s) => s.totals.taskRecordsLost,
+  ),
+  total(
     "nmid_throttled_total",
     "Times the kernel throttled an event for exceeding its interrupt budget. Samples are missing: lower the rate, or raise kernel.perf_cpu_time_max_percent. A lower bound, since the kernel can lose these records too.",
     (s) => s.totals.throttled,

@@ -114,6 +114,8 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       produced: 0,
       producedDrained: 0,
       producedLost: 0,
+      taskRecords: 0,
+      taskRecordsLost: 0,
       matched: 100,
       delivered: 90,
       lost: 10,

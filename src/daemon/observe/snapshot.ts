@@ -131,6 +131,9 @@ export interface Snapshot {
   readonly handlers: readonly HandlerSnapshot[];
   /** Since the daemon's start, handlers and events that are gone included. */
   readonly totals: {
+    /** Drained, and lost in the kernel or for a handler. */
+    readonly taskRecords: number;
+    readonly taskRecordsLost: number;
     readonly samples: number;
     readonly unclaimed: number;
     readonly kernelLost: number;

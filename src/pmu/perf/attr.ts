@@ -1,12 +1,10 @@
 /** struct perf_event_attr of live events. */
-import { COUNT_SW, encodeAttr, FORMAT, SAMPLE, TYPE } from "../abi.js";
+import { COUNT_SW, encodeAttr, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
-import type { EventShape, Rate, ResolvedEvent } from "../source.js";
+import type { Rate, ResolvedEvent } from "../source.js";
+import type { CarriedAttr } from "./carried-fields.js";
 
 const NS_PER_SECOND = 1_000_000_000;
-
-const BASE_SAMPLE_TYPE = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
-const TIMES = FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING;
 
 /**
  * The kernel turns a clock event's frequency into a fixed period when it opens it (kernel/events/core.c,
@@ -32,22 +30,9 @@ export function kernelPeriod(event: ResolvedEvent, rate: Rate): bigint {
   }
 }
 
-export function sampleTypeOf({ sampleRead }: ResolvedEvent, shape: EventShape): number {
-  let sampleType: number = BASE_SAMPLE_TYPE;
-  if (shape.callchain) sampleType |= SAMPLE.CALLCHAIN;
-  if (shape.cgroup) sampleType |= SAMPLE.CGROUP;
-  if (sampleRead) sampleType |= SAMPLE.READ;
-  return sampleType;
-}
-
-/** Of a group whose leader is read with its members, or of one event. */
-export function readFormatOf({ sampleRead }: ResolvedEvent, countsLost: boolean): number {
-  return TIMES | (countsLost ? FORMAT.LOST : 0) | (sampleRead ? FORMAT.GROUP | FORMAT.ID : 0);
-}
-
 export interface AttrOptions {
-  readonly sampleType: number;
-  readonly readFormat: number;
+  /** What its samples and its readings hold. */
+  readonly carried: Pick<CarriedAttr, "sampleType" | "readFormat"> & Partial<CarriedAttr>;
   readonly wakeEach: boolean;
   /** A member of a group: it counts when its leader does. */
   readonly isMember: boolean;
@@ -56,11 +41,10 @@ export interface AttrOptions {
 }
 
 export function attrOf(event: ResolvedEvent, options: AttrOptions): Uint8Array {
-  const { sampleType, readFormat, wakeEach, isMember, rate } = options;
+  const { carried, wakeEach, isMember, rate } = options;
   return encodeAttr({
     ...event,
-    sampleType,
-    readFormat,
+    ...carried,
     samplePeriod: rate === null ? 0n : kernelPeriod(event, rate),
     freq: rate?.kind === "frequency" && !isClock(event),
     enabled: isMember,

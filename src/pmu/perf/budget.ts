@@ -56,7 +56,12 @@ function tryOn(kernel: Kernel, cpu: number, events: readonly ResolvedEvent[]): s
     for (const [i, event] of events.entries()) {
       const attr = attrOf(
         { ...event, pinned: i === 0 },
-        { sampleType: 0, readFormat: FORMAT.TOTAL_TIME_ENABLED, wakeEach: false, isMember: i > 0, rate: TRIAL_RATE },
+        {
+          carried: { sampleType: 0, readFormat: FORMAT.TOTAL_TIME_ENABLED },
+          wakeEach: false,
+          isMember: i > 0,
+          rate: TRIAL_RATE,
+        },
       );
       fds.push(kernel.openEvent(attr, cpu, fds[0]));
     }

@@ -6,7 +6,7 @@ import { type EventShape, type OpenEvent, PLAIN_ATTR, type Rate, type ResolvedEv
 import { type CpuRing, openPerfEvent } from "./event.js";
 import { errno, FakeKernel } from "./fake-kernel.test-support.js";
 
-const SHAPE: EventShape = { callchain: false, cgroup: false, wakeEach: false };
+const SHAPE: EventShape = { sampleType: 0, branchCounters: false, wakeEach: false };
 
 function event(rate: Rate, changes: Partial<ResolvedEvent> = {}): ResolvedEvent {
   return {
@@ -59,8 +59,8 @@ describe("openPerfEvent", () => {
     const base = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
     for (const [shape, sampleType] of [
       [SHAPE, base],
-      [{ ...SHAPE, callchain: true }, base | SAMPLE.CALLCHAIN],
-      [{ ...SHAPE, cgroup: true }, base | SAMPLE.CGROUP],
+      [{ ...SHAPE, sampleType: SAMPLE.CALLCHAIN }, base | SAMPLE.CALLCHAIN],
+      [{ ...SHAPE, sampleType: SAMPLE.CGROUP }, base | SAMPLE.CGROUP],
     ] as const) {
       const opened = open(event(HZ_1000), shape);
       assert.equal(opened.formats[0].sampleType, sampleType);
@@ -69,6 +69,60 @@ describe("openPerfEvent", () => {
     }
     open(event(HZ_1000), { ...SHAPE, wakeEach: true });
     assert.ok(kernel.openEvents.every(({ attr }) => attr.wakeup === 1 && !attr.watermark));
+  });
+
+  it("asks for all that a field needs, and says how its samples are to be read", () => {
+    const { kernel, open } = setUp();
+    const asked = SAMPLE.REGS_USER | SAMPLE.REGS_INTR | SAMPLE.STACK_USER | SAMPLE.BRANCH_STACK | SAMPLE.WEIGHT;
+    const { formats } = open(event(HZ_1000), {
+      sampleType: asked | SAMPLE.READ,
+      branchCounters: true,
+      wakeEach: false,
+    });
+    const [{ attr }] = kernel.openEvents;
+    const [format] = formats;
+    assert.equal(attr.sampleType, BigInt(format.sampleType));
+    assert.equal(format.sampleType & (SAMPLE.WEIGHT | SAMPLE.WEIGHT_STRUCT), SAMPLE.WEIGHT_STRUCT);
+    assert.equal(format.sampleType & ~SAMPLE.WEIGHT_STRUCT & asked, asked & ~SAMPLE.WEIGHT);
+    assert.deepEqual(
+      [attr.readFormat, attr.branchSampleType, attr.sampleRegsUser, attr.sampleRegsIntr, attr.sampleStackUser],
+      [19n, 0xa0008n, 0xff0fffn, 0xff0fffn, 8192],
+    );
+    const { readFormat, branchSampleType, sampleRegsUser, sampleRegsIntr, sampleStackUser } = format;
+    assert.deepEqual(
+      [readFormat, branchSampleType, sampleRegsUser, sampleRegsIntr, sampleStackUser],
+      [19, 0xa0008, 0xff0fffn, 0xff0fffn, 8192],
+    );
+    open(event({ kind: "period", period: 7 })).close();
+    const {
+      branchSampleType: branches,
+      sampleRegsUser: regs,
+      sampleStackUser: stack,
+    } = kernel.events[kernel.events.length - 1].attr;
+    assert.deepEqual([branches, regs, stack], [0n, 0n, 0]);
+  });
+
+  it("does without the index of branches and the parts of the weight where the kernel is older", () => {
+    const { kernel, open } = setUp();
+    kernel.refuse = (call, { attr }) =>
+      call === "open" && ((attr.branchSampleType >> 17n) & 1n) === 1n ? "EINVAL" : null;
+    const shape = { ...SHAPE, sampleType: SAMPLE.BRANCH_STACK | SAMPLE.WEIGHT };
+    const [{ sampleType, branchSampleType, readFormat }] = open(event(HZ_1000), shape).formats;
+    assert.deepEqual([sampleType & SAMPLE.WEIGHT, sampleType & SAMPLE.WEIGHT_STRUCT], [SAMPLE.WEIGHT, 0]);
+    assert.deepEqual([branchSampleType, readFormat], [8, 3]);
+  });
+
+  it("says that software events record no branches, and which machines do not", () => {
+    const { kernel, open } = setUp();
+    const shape = { ...SHAPE, sampleType: SAMPLE.BRANCH_STACK };
+    const refused = (message: RegExp) => (error: unknown) =>
+      error instanceof PmuError && error.code === "SHAPE_UNSUPPORTED" && message.test(error.message);
+    assert.throws(() => open(event(HZ_1000, CLOCK), shape), refused(/BRANCH_STACK: cpu-clock is counted in software/));
+    kernel.refuse = (call) => (call === "open" ? "EOPNOTSUPP" : null);
+    assert.throws(() => open(event(HZ_1000), shape), refused(/BRANCH_STACK: this machine's PMU.*cycles/));
+    kernel.refuse = (call) => (call === "open" ? "EINVAL" : null);
+    assert.throws(() => open(event(HZ_1000), { ...shape, branchCounters: true }), refused(/BRANCH_COUNTERS: /));
+    assert.equal(kernel.openEvents.length, 0);
   });
 
   it("opens by frequency in Hz, by period in events", () => {

@@ -1,10 +1,11 @@
 /** One live event, or a group of them, open on every CPU it has and writing into that CPU's ring. */
-import { IOC } from "../abi.js";
+import { FORMAT, IOC, SAMPLE } from "../abi.js";
 import { parseCpuList } from "../cpu-list.js";
 import { PmuError } from "../errors.js";
 import { Errno } from "../ffi.js";
 import type { EventReading, EventShape, OpenEvent, Rate, RecordFormat, ResolvedEvent } from "../source.js";
-import { attrOf, isClock, kernelPeriod, readFormatOf, sampleTypeOf } from "./attr.js";
+import { attrOf, isClock, kernelPeriod } from "./attr.js";
+import { type CarriedAttr, CarriedFields, checkShape, explainShapeFailure } from "./carried-fields.js";
 import type { Kernel } from "./kernel.js";
 import { explainOpenFailure } from "./refusal.js";
 
@@ -31,6 +32,7 @@ export function openPerfEvent(
   event: ResolvedEvent,
   shape: EventShape,
 ): OpenEvent {
+  checkShape(event, shape);
   const opening = new Opening(kernel, event, shape);
   const own = ringsOf(rings, event);
   if (own.length === 0) {
@@ -52,7 +54,10 @@ export function openPerfEvent(
     if (opening.leaders.length === 0 && offline !== null) throw offline;
   } catch (error) {
     opening.close();
-    throw explainOpenFailure(error, `event ${event.name}`, kernel, { event, cpu });
+    throw (
+      explainShapeFailure(error, event, shape) ??
+      explainOpenFailure(error, `event ${event.name}`, kernel, { event, cpu })
+    );
   }
   return new OpenPerfEvent(kernel, event, opening);
 }
@@ -65,24 +70,32 @@ class Opening {
   readonly members: number[][];
   /** Of the leader and of the members that sample. */
   readonly ids: bigint[][];
-  readonly sampleType: number;
-  countsLost = true;
   readonly #kernel: Kernel;
   readonly #event: ResolvedEvent;
   readonly #wakeEach: boolean;
+  readonly #carried: CarriedFields;
   #closed = false;
 
   constructor(kernel: Kernel, event: ResolvedEvent, shape: EventShape) {
     this.#kernel = kernel;
     this.#event = event;
     this.#wakeEach = shape.wakeEach;
-    this.sampleType = sampleTypeOf(event, shape);
+    this.#carried = new CarriedFields({
+      ...shape,
+      sampleType: shape.sampleType | (event.sampleRead ? SAMPLE.READ : 0),
+    });
     this.members = event.members.map(() => []);
     this.ids = [event, ...(event.sampleRead ? [] : event.members)].map(() => []);
   }
 
-  get readFormat(): number {
-    return readFormatOf(this.#event, this.countsLost);
+  get countsLost(): boolean {
+    return this.#carried.countsLost;
+  }
+
+  get carried(): CarriedAttr {
+    const { attr } = this.#carried;
+    const group = this.#event.sampleRead ? FORMAT.GROUP | FORMAT.ID : 0;
+    return { ...attr, readFormat: attr.readFormat | group };
   }
 
   get all(): readonly number[] {
@@ -101,22 +114,19 @@ class Opening {
   }
 
   #openLeader(cpu: number): number {
-    if (this.countsLost) {
+    for (;;) {
       try {
         return this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
       } catch (error) {
-        // PERF_FORMAT_LOST came with 6.0; before, EINVAL.
-        if (!(error instanceof Errno && error.code === "EINVAL" && this.leaders.length === 0)) throw error;
-        this.countsLost = false;
+        const isTooNew = error instanceof Errno && error.code === "EINVAL" && this.leaders.length === 0;
+        if (!isTooNew || !this.#carried.dropNewest()) throw error;
       }
     }
-    return this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
   }
 
   #attr(event: ResolvedEvent, isMember: boolean): Uint8Array {
     return attrOf(event, {
-      sampleType: this.sampleType,
-      readFormat: this.readFormat,
+      carried: this.carried,
       wakeEach: this.#wakeEach,
       isMember,
       rate: isMember && this.#event.sampleRead ? null : event.rate,
@@ -150,13 +160,11 @@ class OpenPerfEvent implements OpenEvent {
     this.#kernel = kernel;
     this.#event = event;
     this.#opening = opening;
-    const { sampleType, readFormat } = opening;
     this.formats = opening.ids.map((ids, member) => ({
       ids,
-      sampleType,
       sampleIdAll: true,
       fixedPeriod: 0,
-      readFormat: event.sampleRead ? readFormat : 0,
+      ...opening.carried,
       member,
     }));
     this.#reading = new BigUint64Array(GROUP_HEAD_WORDS + (1 + event.members.length) * GROUP_VALUE_WORDS);

@@ -1,5 +1,5 @@
 /** For tests: a kernel that refuses on demand and keeps account of every fd and mapping. Rings are real memory. */
-import { IOC } from "../abi.js";
+import { IOC, TRACK } from "../abi.js";
 import { type FileTree, recordedFileTree } from "../events/file-tree.js";
 import { needsCounter } from "../events/parsed-event.js";
 import type { PfmEncoder } from "../events/resolve.js";
@@ -38,6 +38,12 @@ export interface OpenedAttr {
   readonly samplePeriod: bigint;
   readonly sampleType: bigint;
   readonly readFormat: bigint;
+  readonly branchSampleType: bigint;
+  readonly sampleRegsUser: bigint;
+  readonly sampleStackUser: number;
+  readonly sampleRegsIntr: bigint;
+  /** TRACK bits. */
+  readonly track: bigint;
   readonly freq: boolean;
   readonly watermark: boolean;
   readonly excludeKernel: boolean;
@@ -76,6 +82,11 @@ function decodeAttr(bytes: Uint8Array): OpenedAttr {
     readFormat: view.getBigUint64(32, true),
     disabled: has(0n),
     pinned: has(2n),
+    branchSampleType: view.getBigUint64(72, true),
+    sampleRegsUser: view.getBigUint64(80, true),
+    sampleStackUser: view.getUint32(88, true),
+    sampleRegsIntr: view.getBigUint64(96, true),
+    track: flags & Object.values(TRACK).reduce((bits, bit) => bits | bit),
     excludeKernel: has(5n),
     preciseIp: Number((flags >> 15n) & 3n),
     bpType: view.getUint32(52, true),
@@ -228,7 +239,7 @@ export class FakeKernel implements Kernel {
 }
 
 export function isAnchor({ attr }: OpenedEvent): boolean {
-  return attr.type === 1 && attr.config === COUNT_SW_DUMMY;
+  return attr.type === 1 && attr.config === COUNT_SW_DUMMY && attr.track === 0n;
 }
 
 function takesCounter({ attr }: OpenedEvent): boolean {

@@ -6,7 +6,7 @@ import type { EventShape, ResolvedEvent, Source } from "../source.js";
 import { FakeKernel, type OpenedEvent } from "./fake-kernel.test-support.js";
 import { openPerfSource } from "./source.js";
 
-const SHAPE: EventShape = { callchain: false, cgroup: false, wakeEach: false };
+const SHAPE: EventShape = { sampleType: 0, branchCounters: false, wakeEach: false };
 const GROUP_FORMAT = FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING | FORMAT.GROUP | FORMAT.ID | FORMAT.LOST;
 
 function setUp(machine: MachineName = "intel-server"): { kernel: FakeKernel; source: Source } {

@@ -4,7 +4,7 @@ import { PmuError } from "../errors.js";
 import { needsCounter } from "../events/parsed-event.js";
 import { Errno } from "../ffi.js";
 import type { ResolvedEvent } from "../source.js";
-import { attrOf, readFormatOf } from "./attr.js";
+import { attrOf } from "./attr.js";
 import type { Kernel } from "./kernel.js";
 
 /** The event that could not be opened, and a CPU on which to find out more. */
@@ -100,8 +100,12 @@ const REJECTED = "the kernel rejects this combination of event and modifiers";
 /** One errno has many reasons: what the kernel would take instead tells some of them apart. null when nothing does. */
 function diagnose(kernel: Kernel, { event, cpu }: Attempt): string | null {
   const opens = (other: ResolvedEvent, samples: boolean): boolean => {
-    const readFormat = readFormatOf({ ...event, sampleRead: false }, false);
-    const options = { sampleType: 0, readFormat, wakeEach: false, isMember: false, rate: samples ? other.rate : null };
+    const options = {
+      carried: { sampleType: 0, readFormat: 0 },
+      wakeEach: false,
+      isMember: false,
+      rate: samples ? other.rate : null,
+    };
     try {
       kernel.close(kernel.openEvent(attrOf(other, options), cpu));
       return true;

@@ -7,7 +7,7 @@ import { FakeKernel, isAnchor } from "./fake-kernel.test-support.js";
 import { openPerfSource } from "./source.js";
 
 const RING_BYTES = 16_384;
-const SHAPE: EventShape = { callchain: false, cgroup: false, wakeEach: false };
+const SHAPE: EventShape = { sampleType: 0, branchCounters: false, wakeEach: false };
 
 function open(kernel: FakeKernel): Source {
   return openPerfSource({ ringBytes: RING_BYTES, kernel });

@@ -14,16 +14,21 @@ import type {
   EventRequest,
   EventShape,
   OpenEvent,
+  OpenTasks,
   Rate,
   ResolvedEvent,
   RingDescriptor,
   Source,
+  TaskShape,
+  TaskSnapshot,
 } from "../source.js";
 import { whyNotTogether } from "./budget.js";
 import { listHostEvents } from "./catalog.js";
 import { type CpuRing, openPerfEvent, ringsOf } from "./event.js";
 import { type Kernel, liveKernel } from "./kernel.js";
+import { procSnapshot } from "./proc-snapshot.js";
 import { explainMapFailure, explainOpenFailure } from "./refusal.js";
+import { openPerfTasks } from "./tasks.js";
 
 const DEFAULT_FREQUENCY_HZ = 99;
 const NS_PER_SECOND = 1_000_000_000;
@@ -111,7 +116,7 @@ class PerfSource implements Source {
   readonly rings: readonly MappedRing[];
   readonly #kernel: Kernel;
   readonly #ringBytes: number;
-  readonly #open = new Set<OpenEvent>();
+  readonly #open = new Set<{ close(): void }>();
   readonly #host: EventHost;
   #catalog: EventCatalog | null = null;
   #closed = false;
@@ -163,7 +168,15 @@ class PerfSource implements Source {
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
-    const opened = openPerfEvent(this.#kernel, this.rings, event, shape);
+    return this.#keep(openPerfEvent(this.#kernel, this.rings, event, shape));
+  }
+
+  openTasks(shape: TaskShape): OpenTasks {
+    return this.#keep(openPerfTasks(this.#kernel, this.rings, shape));
+  }
+
+  /** Closed with the source, if not before. */
+  #keep<T extends { close(): void }>(opened: T): T {
     this.#open.add(opened);
     const close = opened.close.bind(opened);
     opened.close = () => {
@@ -171,6 +184,10 @@ class PerfSource implements Source {
       close();
     };
     return opened;
+  }
+
+  taskSnapshot(): TaskSnapshot {
+    return procSnapshot();
   }
 
   begin(): void {}
@@ -189,8 +206,8 @@ class PerfSource implements Source {
     try {
       const resolved = this.#resolved({ ...event, members: [] }, null);
       openPerfEvent(this.#kernel, ringsOf(this.rings, resolved).slice(0, 1), resolved, {
-        callchain: false,
-        cgroup: false,
+        sampleType: 0,
+        branchCounters: false,
         wakeEach: false,
       }).close();
       return null;

@@ -7,7 +7,7 @@ import type { RecordedAttr } from "../perf-data/attr.js";
 import { KERNEL_RECORD, USER_RECORD, USER_RECORD_START } from "../perf-data/format.js";
 import { type Damage, RecordingError, u64At } from "../perf-data/image.js";
 import type { Recording } from "../perf-data/recording.js";
-import { sampleOffsets } from "../record.js";
+import { sampleOffsets } from "../sample-layout.js";
 import { perfOrder } from "./perf-order.js";
 
 export interface RecordIndex {
@@ -222,7 +222,7 @@ class Indexer {
 }
 
 function layoutOf({ sampleType, sampleIdAll }: RecordedAttr): Layout {
-  const offsets = sampleOffsets(sampleType);
+  const offsets = sampleOffsets({ sampleType });
   const bytes = (words: number): number => (words < 0 ? 0 : words * 4);
   const sample = { time: bytes(offsets.time), id: bytes(offsets.id), cpu: bytes(offsets.cpu) };
   const trailer = sampleIdAll ? trailerPlaces(sampleType) : { time: 0, id: 0, cpu: 0, bytesMin: 8 };

@@ -21,11 +21,15 @@ export interface ReplayProducerData {
   readonly loop: boolean;
   /** By attr, over all runs. What the recording's LOST records tell of counts as made and lost. */
   readonly counts: CountsBuffer;
+  /** One word, the producer's: how many records of the run, of `index`, are behind it. */
+  readonly position: Int32Array<SharedArrayBuffer>;
 }
 
 export type ReplayCommand =
   | { readonly kind: "begin"; readonly run: number }
   | { readonly kind: "abandon" }
+  /** The task records of all events, whether those are enabled or not. */
+  | { readonly kind: "tasks"; readonly on: boolean }
   | { readonly kind: "enable" | "disable"; readonly attr: number; readonly wakeEach: boolean };
 
 /** All records of the run are written, and the readers have taken them. */
@@ -56,6 +60,7 @@ class Replay {
   /** By attr: how often it is enabled. */
   readonly #enabled: Uint32Array;
   #enabledCount = 0;
+  #tasksWanted = 0;
   /** How many of them want a wake-up for each sample. */
   #wakeEachCount = 0;
   #run: number | null = null;
@@ -88,6 +93,10 @@ class Replay {
         this.#passes = 0;
         this.#shiftNs = 0;
         this.#wrote = false;
+        Atomics.store(this.#data.position, 0, 0);
+        return;
+      case "tasks":
+        this.#tasksWanted += command.on ? 1 : -1;
         return;
       case "abandon":
         this.#run = null;
@@ -170,6 +179,8 @@ class Replay {
   }
 
   #publish(wakeNow: boolean): void {
+    // Read by whoever makes a snapshot: what is below has been written to the rings, or never will be.
+    Atomics.store(this.#data.position, 0, this.#next);
     for (const writer of this.#writers) writer.publish(wakeNow);
   }
 }

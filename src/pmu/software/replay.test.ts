@@ -8,12 +8,13 @@ import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import { readRecording } from "../perf-data/recording.js";
 import type { EventShape, Source } from "../source.js";
+import { isTaskRecord } from "../task-record.js";
 import { indexRecords } from "./record-index.js";
 import { openReplaySource, type ReplaySourceOptions } from "./replay.js";
 import { isReadable, samplesOf, type TakenRecord, TestConsumer } from "./test-consumer.js";
 
 const DEMO = fileURLToPath(new URL("../../../../recordings/demo.perf.data", import.meta.url));
-const SHAPE: EventShape = { callchain: true, cgroup: false, wakeEach: false };
+const SHAPE: EventShape = { sampleType: SAMPLE.CALLCHAIN, branchCounters: false, wakeEach: false };
 
 function open(t: TestContext, options: Partial<ReplaySourceOptions> = {}): { source: Source; consumer: TestConsumer } {
   const speed = Number.POSITIVE_INFINITY;
@@ -203,7 +204,7 @@ describe("the replay source", { timeout: 60_000 }, () => {
     const event = source.resolve({ event: "" })[0];
     assert.throws(() => source.open(event, SHAPE), refused("SHAPE_UNSUPPORTED", /without callchains/));
     assert.throws(
-      () => source.open(event, { callchain: false, cgroup: true, wakeEach: false }),
+      () => source.open(event, { sampleType: SAMPLE.CGROUP, branchCounters: false, wakeEach: false }),
       refused("SHAPE_UNSUPPORTED", /filter.cgroups/),
     );
     assert.throws(
@@ -317,6 +318,40 @@ describe("the replay source", { timeout: 60_000 }, () => {
     source.begin();
     await source.close();
     await source.close();
+    event.close();
+  });
+
+  it("plays task records without the event that recorded them, and tells those before its position", async (t) => {
+    const { source, consumer } = open(t);
+    const read = async (): Promise<Buffer[]> => {
+      const found: Buffer[] = [];
+      for await (const run of source.taskSnapshot().runs) {
+        const bytes = Buffer.from(run.buffer);
+        for (let at = 0; at < bytes.length; at += bytes.readUInt16LE(at + 6))
+          found.push(bytes.subarray(at, at + bytes.readUInt16LE(at + 6)));
+      }
+      return found;
+    };
+    const tasks = source.openTasks({ contextSwitches: false });
+    assert.deepEqual(tasks.formats, source.open(source.resolve({ event: "" })[0], SHAPE).formats);
+    assert.deepEqual(await read(), []);
+    tasks.enable();
+    const expected = [0, 1].flatMap((cpu) => recorded(cpu).filter((bytes) => isTaskRecord(bytes.readUInt32LE(0))));
+    // The event has to be enabled for the recording to be played at all.
+    const event = source.open(source.resolve({ event: "" })[0], SHAPE);
+    event.enable();
+    source.begin();
+    let samples = 0;
+    await consumer.takeUntil((records) => {
+      samples += records.filter(({ type }) => type === RECORD.SAMPLE).length;
+      return samples > 0;
+    });
+    const told = await read();
+    assert.ok(told.length > 0 && told.length <= expected.length);
+    for (const bytes of told) assert.ok(expected.some((other) => other.equals(bytes)));
+    event.disable();
+    tasks.disable();
+    tasks.close();
     event.close();
   });
 });

@@ -1,6 +1,6 @@
 /** The source that plays a perf.data recording: its records as they were in the kernel's rings, at their own pace. */
 import { hrtime } from "node:process";
-import { COUNT_SW, SAMPLE, TYPE } from "../abi.js";
+import { BRANCH_SAMPLE, COUNT_SW, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import {
   modifierSuffix,
@@ -14,20 +14,23 @@ import { genericEventByConfig } from "../generic-events.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { Damage } from "../perf-data/image.js";
 import { type Recording, readRecording } from "../perf-data/recording.js";
-import { sampleOffsets } from "../record.js";
 import {
   type EventCatalog,
   type EventReading,
   type EventRequest,
   type EventShape,
   type OpenEvent,
+  type OpenTasks,
   PLAIN_ATTR,
   type RecordFormat,
   type ResolvedEvent,
   type RingDescriptor,
   type Source,
+  type TaskSnapshot,
   UNGROUPED,
 } from "../source.js";
+import { isSwitch, isTaskRecord } from "../task-record.js";
+import { type Records, runsOf } from "../task-runs.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
@@ -64,7 +67,9 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const attrs = recording.attrs.length;
   const counts = allocateCounts(attrs);
   const { speed = 1, loop = false } = options;
-  const data: ReplayProducerData = { rings, bytes: recording.image.bytes, index, attrs, speed, loop, counts };
+  const position = new Int32Array(new SharedArrayBuffer(4));
+  const { bytes } = recording.image;
+  const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position };
   return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
 }
 
@@ -187,13 +192,7 @@ class ReplaySource implements Source {
     const index = Number.parseInt(event.key, 10);
     const attr = this.#recording.attrs[index] as RecordedAttr;
     this.#checkShape(attr, shape);
-    const format: RecordFormat = {
-      ids: attr.ids,
-      sampleType: attr.sampleType,
-      sampleIdAll: attr.sampleIdAll,
-      // perf, too, takes the attr's where the records have none.
-      fixedPeriod: (attr.sampleType & SAMPLE.PERIOD) === 0 ? attr.samplePeriod : 0,
-    };
+    const format = formatOf(attr);
     const { counts } = this.#data;
     return new OpenReplayEvent(format, this.#nowNs, {
       count: () => readCount(counts, index),
@@ -213,20 +212,55 @@ class ReplaySource implements Source {
     });
   }
 
-  #checkShape({ name, sampleType }: RecordedAttr, shape: EventShape): void {
-    const offsets = sampleOffsets(sampleType);
-    if (shape.callchain && offsets.callchain < 0) {
+  #checkShape(attr: RecordedAttr, shape: EventShape): void {
+    const { name, branchSampleType } = attr;
+    const isStruct = (attr.sampleType & SAMPLE.WEIGHT_STRUCT) !== 0;
+    const sampleType = attr.sampleType | (isStruct ? SAMPLE.WEIGHT : 0);
+    if ((shape.sampleType & ~sampleType & SAMPLE.CALLCHAIN) !== 0) {
       throw new PmuError(
         "SHAPE_UNSUPPORTED",
         `fields[]: ${name} was recorded without callchains: leave out CALLCHAIN, or record with -g`,
       );
     }
-    if (shape.cgroup && offsets.cgroup < 0) {
+    if ((shape.sampleType & ~sampleType & SAMPLE.CGROUP) !== 0) {
       throw new PmuError(
         "SHAPE_UNSUPPORTED",
-        `filter.cgroups: ${name} was recorded without cgroups: leave it out, or record with --all-cgroups`,
+        `filter.cgroups: ${name} was recorded without cgroups: leave it and CGROUP out, or record with --all-cgroups`,
       );
     }
+    const missing = sampleTypeNames(shape.sampleType & ~sampleType);
+    if (shape.branchCounters && (Number(branchSampleType) & BRANCH_SAMPLE.COUNTERS) === 0)
+      missing.push("BRANCH_COUNTERS");
+    if (missing.length > 0) {
+      throw new PmuError(
+        "SHAPE_UNSUPPORTED",
+        `fields[]: ${name} was recorded without ${missing.join(", ")}: leave it out, or record with it`,
+      );
+    }
+  }
+
+  /** Whoever made them: they tell of tasks, not of the event that was opened to get them. */
+  openTasks(): OpenTasks {
+    let isOn = false;
+    const turn = (on: boolean): void => {
+      if (isOn === on) return;
+      isOn = on;
+      this.#thread.post({ kind: "tasks", on });
+      if (!on) this.#thread.settle();
+    };
+    return {
+      formats: this.#recording.attrs.map(formatOf),
+      enable: () => turn(true),
+      disable: () => turn(false),
+      // What the recording lost nobody can make good.
+      readLost: () => 0,
+      close: () => turn(false),
+    };
+  }
+
+  taskSnapshot(): TaskSnapshot {
+    const end = this.#running ? Atomics.load(this.#data.position, 0) : 0;
+    return { formats: this.#recording.attrs.map(formatOf), runs: runsOf(taskRecords(this.#data, end)) };
   }
 
   begin(): void {
@@ -263,6 +297,31 @@ class ReplaySource implements Source {
 
 function describeDamage({ offset, message }: Damage): string {
   return `the recording is damaged at byte ${offset}: ${message}`;
+}
+
+function formatOf(attr: RecordedAttr): RecordFormat {
+  return {
+    ids: attr.ids,
+    sampleType: attr.sampleType,
+    sampleIdAll: attr.sampleIdAll,
+    // perf, too, takes the attr's where the records have none.
+    fixedPeriod: (attr.sampleType & SAMPLE.PERIOD) === 0 ? attr.samplePeriod : 0,
+    readFormat: attr.readFormat,
+    branchSampleType: Number(attr.branchSampleType),
+    sampleRegsUser: attr.sampleRegsUser,
+    sampleRegsIntr: attr.sampleRegsIntr,
+    sampleStackUser: attr.sampleStackUser,
+  };
+}
+
+/** The recording's task records before record `end`; switches are of the moment. */
+function* taskRecords({ bytes, index }: ReplayProducerData, end: number): Records {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let record = 0; record < end; record++) {
+    const at = index.offset[record];
+    const type = view.getUint32(at, true);
+    yield isTaskRecord(type) && !isSwitch(type) ? bytes.subarray(at, at + view.getUint16(at + 6, true)) : null;
+  }
 }
 
 function isDummy({ type, config }: RecordedAttr): boolean {

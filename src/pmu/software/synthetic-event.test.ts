@@ -165,6 +165,7 @@ describe("SyntheticEvent", () => {
           throttle: () => assert.fail("throttled"),
           corrupt: (bytes) => assert.fail(`${bytes} corrupt bytes`),
           stray: () => assert.fail("a sample of an unknown id"),
+          lost: () => {},
         });
         for (let i = 0; i < batch.count; i++) assert.equal(batch.period[i], 1e6);
         count += batch.count;

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import { hrtime } from "node:process";
 import { describe, it, type TestContext } from "node:test";
-import { RECORD } from "../abi.js";
+import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import type { EventShape, Source } from "../source.js";
 import { openSyntheticSource, type SyntheticSourceOptions } from "./synthetic.js";
 import { isReadable, samplesOf, TestConsumer } from "./test-consumer.js";
 
-const SHAPE: EventShape = { callchain: false, cgroup: false, wakeEach: false };
+const SHAPE: EventShape = { sampleType: 0, branchCounters: false, wakeEach: false };
 
 function open(
   t: TestContext,
@@ -33,7 +33,7 @@ describe("the synthetic source", { timeout: 30_000 }, () => {
       (error) => error instanceof PmuError && error.code === "EVENT_UNKNOWN",
     );
     assert.throws(
-      () => source.open(all, { ...SHAPE, cgroup: true }),
+      () => source.open(all, { ...SHAPE, sampleType: SAMPLE.CGROUP }),
       (error) => error instanceof PmuError && error.code === "SHAPE_UNSUPPORTED",
     );
     assert.ok(source.listEvents().events.every(({ canSample }) => canSample));

@@ -1,6 +1,7 @@
 /** The source for load tests: a seeded generator of genuine perf records at a given rate. */
 import { availableParallelism } from "node:os";
 import { hrtime } from "node:process";
+import { SAMPLE, sampleTypeNames } from "../abi.js";
 import { PmuError } from "../errors.js";
 import { genericEvents, parseEventSpec, requestedRate } from "../event-spec.js";
 import type {
@@ -9,11 +10,14 @@ import type {
   EventRequest,
   EventShape,
   OpenEvent,
+  OpenTasks,
   RecordFormat,
   ResolvedEvent,
   RingDescriptor,
   Source,
+  TaskSnapshot,
 } from "../source.js";
+import { type Records, runsOf } from "../task-runs.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type CountsBuffer, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
@@ -88,12 +92,8 @@ class SyntheticSource implements Source {
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
-    if (shape.cgroup) {
-      throw new PmuError(
-        "SHAPE_UNSUPPORTED",
-        "synthetic samples carry no cgroup: leave out filter.cgroups, or use --source perf",
-      );
-    }
+    checkShape(shape);
+    const callchain = (shape.sampleType & SAMPLE.CALLCHAIN) !== 0;
     const ids = this.rings.map(() => this.#nextId++);
     const counts = allocateCounts(1);
     const number = this.#eventsOpened++;
@@ -106,7 +106,7 @@ class SyntheticSource implements Source {
         cpus: this.rings.map(({ cpu }) => cpu),
         ratePerSecond: this.#options.ratePerSecond,
         seed: this.#options.seed,
-        callchain: shape.callchain,
+        callchain,
         wakeEach: shape.wakeEach,
         excludeUser: event.excludeUser,
         excludeKernel: event.excludeKernel,
@@ -114,11 +114,20 @@ class SyntheticSource implements Source {
     });
     const format: RecordFormat = {
       ids,
-      sampleType: syntheticSampleType(shape.callchain),
+      sampleType: syntheticSampleType(callchain),
       sampleIdAll: true,
       fixedPeriod: 0,
     };
     return new OpenSyntheticEvent(this.#thread, number, format, counts, this.#options.now ?? hrtime.bigint);
+  }
+
+  /** Nobody runs here. */
+  openTasks(): OpenTasks {
+    return { formats: [], enable() {}, disable() {}, readLost: () => 0, close() {} };
+  }
+
+  taskSnapshot(): TaskSnapshot {
+    return { formats: [], runs: runsOf(noRecords()) };
   }
 
   begin(): void {}
@@ -128,6 +137,24 @@ class SyntheticSource implements Source {
   close(): Promise<void> {
     this.#closed ??= this.#thread.stop().then(() => closeSoftwareRings(this.rings));
     return this.#closed;
+  }
+}
+
+function* noRecords(): Records {}
+
+function checkShape({ sampleType }: EventShape): void {
+  if ((sampleType & SAMPLE.CGROUP) !== 0) {
+    throw new PmuError(
+      "SHAPE_UNSUPPORTED",
+      "synthetic samples carry no cgroup: leave out filter.cgroups and CGROUP, or use --source perf",
+    );
+  }
+  const missing = sampleTypeNames(sampleType & ~SAMPLE.CALLCHAIN);
+  if (missing.length > 0) {
+    throw new PmuError(
+      "SHAPE_UNSUPPORTED",
+      `fields[]: synthetic samples carry no ${missing.join(", ")}: leave it out, or use --source perf`,
+    );
   }
 }
 
