@@ -34,9 +34,14 @@ export class Output {
   }
 }
 
-/** One line of JSON. 64-bit integers that may be above 2^53 become decimal strings. */
+/** One line of JSON. 64-bit integers that may be above 2^53 become decimal strings, bytes the text that they are. */
 export function toJson(value: unknown): string {
-  return JSON.stringify(value, (_, field: unknown) => (typeof field === "bigint" ? field.toString() : field));
+  return JSON.stringify(value, function (this: Readonly<Record<string, unknown>>, name: string, field: unknown) {
+    // A Buffer has turned itself into an object by the time that it comes as `field`.
+    const own = this[name];
+    if (own instanceof Uint8Array) return Buffer.from(own).toString("utf8");
+    return typeof field === "bigint" ? field.toString() : field;
+  });
 }
 
 /** Names come from other users of the machine: nothing in them may drive the terminal. */

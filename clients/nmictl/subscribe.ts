@@ -156,6 +156,10 @@ class Subscription {
         case "loss":
           await this.#noteLoss(delivery);
           break;
+        case "tasks":
+        case "aux":
+          // Not asked for.
+          break;
         case "end":
           this.#end = delivery;
           if (this.#verbose && this.#context.json) await this.#context.output.writeJson(delivery);

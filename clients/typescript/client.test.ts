@@ -5,7 +5,17 @@ import { test } from "node:test";
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData } from "@grpc/grpc-js";
 import { status } from "@grpc/grpc-js";
 import { loadBroker, startTestServer } from "./broker.test-support.js";
-import { connect, type Delivery, MalformedMessageError, NmiError, RpcError } from "./index.js";
+import {
+  connect,
+  type Delivery,
+  type Fork,
+  MalformedMessageError,
+  type Mmap,
+  type Namespaces,
+  NmiError,
+  RpcError,
+  type Tasks,
+} from "./index.js";
 
 type Unary = [ServerUnaryCall<object, object>, sendUnaryData<object>];
 type Stream = ServerWritableStream<object, Buffer>;
@@ -102,11 +112,94 @@ test("addresses", () => {
   }
 });
 
+test("task records come typed: one member each, 64-bit integers as bigints, bytes as bytes", async () => {
+  const head = { time: "18446744073709551615", pid: 4294967295, tid: 7, cpu: 3, misc: 2 };
+  const build = Buffer.from([1, 2, 3]);
+  await using server = await startTestServer({
+    Subscribe: (call: Stream) => {
+      call.write(
+        serialize({
+          tasks: {
+            snapshot: true,
+            snapshotComplete: true,
+            records: [
+              { ...head, comm: { comm: "a b", exec: true, pid: 1, tid: 2 } },
+              {
+                mmap: {
+                  pid: 1,
+                  addr: String(0xffff_ffff_8100_0000n),
+                  len: "4096",
+                  ino: "5",
+                  filename: "/x",
+                  buildId: build,
+                },
+              },
+              { fork: { pid: 8, ppid: 1, time: "9" } },
+              { exit: { pid: 8, ppid: 1 } },
+              { ksymbol: { addr: "1", len: 2, name: "bpf_prog" } },
+              { bpfEvent: { id: 4, tag: build } },
+              { cgroup: { id: "9007199254740993", path: "/a" } },
+              { namespaces: { pid: 1, links: [{ dev: "4", inode: "4026531840" }] } },
+              { switch: { out: true, nextPrevTid: 6 } },
+              { textPoke: { addr: "16", old: build, new: build } },
+              // Of a newer contract: a record whose member is not known.
+              { time: "4" },
+            ],
+          },
+        }),
+      );
+      call.write(serialize({ aux: { eventIndex: 1, cpu: 2, offset: "3", flags: "1", data: build, truncated: true } }));
+      call.write(END);
+      call.end();
+    },
+  });
+  using client = connect(server.address);
+  const deliveries: Delivery[] = [];
+  for await (const delivery of client.subscribe(5)) deliveries.push(delivery);
+  const [tasks, aux] = deliveries;
+  assert.equal(tasks.kind, "tasks");
+  const { records, ...snapshot } = tasks as Tasks;
+  assert.deepEqual(snapshot, { kind: "tasks", snapshot: true, snapshotComplete: true });
+  const members = ["comm", "mmap", "fork", "exit", "ksymbol", "bpfEvent", "cgroup", "namespaces", "switch", "textPoke"];
+  assert.deepEqual(
+    records.map(({ record }) => record),
+    members,
+  );
+  const [comm, mmap, fork, , , bpf, cgroup, namespaces] = records as unknown as readonly Record<string, unknown>[];
+  assert.deepEqual(
+    { ...comm, comm: { ...(comm.comm as object) } },
+    {
+      ...head,
+      time: 0xffff_ffff_ffff_ffffn,
+      comm: { comm: "a b", exec: true, pid: 1, tid: 2 },
+      record: "comm",
+    },
+  );
+  assert.deepEqual(
+    { ...(mmap.mmap as Mmap) },
+    {
+      ...{ pid: 1, tid: 0, addr: 0xffff_ffff_8100_0000n, len: 4096n, pgoff: 0n, maj: 0, min: 0, ino: 5n },
+      ...{ inoGeneration: 0n, prot: 0, flags: 0, filename: "/x", buildId: build },
+    },
+  );
+  assert.equal((fork.fork as Fork).time, 9n);
+  assert.deepEqual({ ...(bpf.bpfEvent as object) }, { type: 0, flags: 0, id: 4, tag: build });
+  assert.equal((cgroup.cgroup as { id: bigint }).id, 9_007_199_254_740_993n);
+  assert.deepEqual(
+    (namespaces.namespaces as Namespaces).links.map((link) => ({ ...link })),
+    [{ dev: 4n, inode: 4_026_531_840n }],
+  );
+  assert.deepEqual(aux, {
+    ...{ kind: "aux", eventIndex: 1, cpu: 2, tid: 0, offset: 3n, flags: 1n, time: 0n, data: build, truncated: true },
+  });
+});
+
 test("a stream from started to end", async () => {
   await using server = await startTestServer({
     Subscribe: (call: Stream) => {
       call.write(serialize({ started: { handlerId: 5, events: [{ name: "cpu-clock" }], clock: "CLOCK_MONOTONIC" } }));
-      call.write(Buffer.from([0x1a, 0x00]));
+      // A kind of a newer contract.
+      call.write(Buffer.from([0x3a, 0x00]));
       call.write(serialize({ samples: { time: ["1", "2"], pid: [3, 4] } }));
       call.write(serialize({ loss: { count: 3, reason: "QUEUE_FULL", firstTime: "18446744073709551615" } }));
       call.write(END);

@@ -23,7 +23,11 @@ const TIMEOUT_MS_DEFAULT = 10_000;
 const REMOVAL_TIMEOUT_MS_DEFAULT = 60_000;
 
 /** 64-bit fields whose values may well be above 2^53. */
-const BIGINT_FIELDS = new Set(["config", "firstTime", "lastTime", "periodDelivered", "periodLost", "periodCarried"]);
+const BIGINT_FIELDS = new Set([
+  ...["config", "config1", "config2", "config3", "sampleRegsUser", "sampleRegsIntr", "readFormat", "branchSampleType"],
+  ...["firstTime", "lastTime", "periodDelivered", "periodLost", "periodCarried"],
+  ...["time", "addr", "len", "pgoff", "ino", "inoGeneration", "id", "dev", "inode", "hwId", "offset", "flags"],
+]);
 
 export interface ConnectOptions {
   /** The longest a unary call may take, 10 s unless told. Streams have no such limit. */
@@ -207,7 +211,7 @@ function methodOf(service: ServiceDefinition, name: string): MethodDefinition<ob
 
 /** Turns protobufjs's Long objects inside `value`, in place, into bigints where BIGINT_FIELDS says so, else numbers. */
 function fromLongs(value: unknown, field = ""): unknown {
-  if (typeof value !== "object" || value === null) return value;
+  if (typeof value !== "object" || value === null || ArrayBuffer.isView(value)) return value;
   if (isLong(value)) return BIGINT_FIELDS.has(field) ? BigInt(value.toString()) : Number(value.toString());
   if (Array.isArray(value)) return value.map((element) => fromLongs(element, field));
   const fields = value as Record<string, unknown>;

@@ -27,6 +27,36 @@ const REFERENCE = responseSerialize({
   },
 });
 
+/** Every other column, of three samples; of the ragged ones none, some and more. */
+const REST = {
+  addr: ["1", "2", "18446744073709551615"],
+  weight: ["4", "5", "6"],
+  dataSrc: ["7", "8", "9"],
+  cgroup: ["10", "11", "12"],
+  raw: [1, 2, 4294967295],
+  rawLength: [0, 1, 2],
+  branchStack: ["1", "2", "3", "4", "5", "6"],
+  branchStackLength: [2, 0, 0],
+  branchHwIndex: ["18446744073709551615", "0", "1"],
+  branchCounters: ["13", "14"],
+  regsUser: ["1", "2", "3", "4"],
+  regsUserAbi: [2, 0, 1],
+  stackUser: ["15", "16", "17"],
+  stackUserLength: [16, 0, 3],
+  transaction: ["18", "19", "20"],
+  physAddr: ["21", "22", "23"],
+  dataPageSize: ["4096", "0", "2097152"],
+  codePageSize: ["4096", "0", "4096"],
+  regsIntr: ["24"],
+  regsIntrAbi: [0, 2, 0],
+  read: ["25", "26", "27"],
+  readLength: [1, 2, 0],
+  aux: ["28"],
+  auxLength: [0, 8, 0],
+  cpumode: [1, 2, 16386],
+};
+const ALL_COLUMNS = responseSerialize({ samples: { eventIndex: 3, sequence: 77, ...COLUMNS, ...REST } });
+
 function samples(delivery: Delivery | undefined): SampleBatch {
   assert.equal(delivery?.kind, "samples");
   return delivery as SampleBatch;
@@ -60,7 +90,8 @@ function field(number: number, payload: Uint8Array, varintBytes = 1): Buffer {
     const bits = Math.floor(payload.length / 128 ** i) % 128;
     return i < varintBytes - 1 ? bits | 0x80 : bits;
   });
-  return Buffer.concat([Buffer.from([(number << 3) | 2, ...length]), payload]);
+  const tag = number < 16 ? [(number << 3) | 2] : [((number << 3) & 0x7f) | 2 | 0x80, number >> 4];
+  return Buffer.concat([Buffer.from([...tag, ...length]), payload]);
 }
 
 function delivery(...fields: Buffer[]): Buffer {
@@ -69,6 +100,19 @@ function delivery(...fields: Buffer[]): Buffer {
 
 test("the columns of a reference encoder", () => {
   assertReference(samples(decode(REFERENCE)));
+});
+
+test("every column on request, at every alignment", () => {
+  for (let shift = 0; shift < 8; shift++) {
+    const memory = Buffer.alloc(ALL_COLUMNS.length + 8);
+    ALL_COLUMNS.copy(memory, shift);
+    const batch = samples(decode(memory.subarray(shift, shift + ALL_COLUMNS.length)));
+    assert.equal(batch.length, 3);
+    for (const [name, values] of Object.entries(REST)) {
+      const column = batch[name as keyof typeof REST];
+      assert.deepEqual(Array.from(column, String), values.map(String), name);
+    }
+  }
 });
 
 test("the span of a batch's times: the first and the last of each run, in whatever order runs come", () => {
@@ -157,12 +201,12 @@ test("elements that were not packed, and a batch in two pieces", () => {
 });
 
 test("unknown fields of every wire type are skipped, in the batch and around it", () => {
-  const group = Buffer.from([0xa3, 0x01, 0x08, 0x01, 0x0b, 0x0c, 0xa4, 0x01]);
+  const group = Buffer.from([0xa3, 0x03, 0x08, 0x01, 0x0b, 0x0c, 0xa4, 0x03]);
   const unknown = Buffer.concat([
-    Buffer.from([0xf8, 0x01, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
-    Buffer.from([0xf9, 0x01, 1, 2, 3, 4, 5, 6, 7, 8]),
-    Buffer.from([0xfa, 0x01, 2, 0xff, 0xff]),
-    Buffer.from([0xfd, 0x01, 1, 2, 3, 4]),
+    Buffer.from([0xc0, 0x02, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01]),
+    Buffer.from([0xc1, 0x02, 1, 2, 3, 4, 5, 6, 7, 8]),
+    Buffer.from([0xc2, 0x02, 2, 0xff, 0xff]),
+    Buffer.from([0xc5, 0x02, 1, 2, 3, 4]),
     group,
   ]);
   const batch = samples(decode(Buffer.concat([unknown, delivery(unknown, field(3, fixed64(6n)), unknown), unknown])));
@@ -171,7 +215,7 @@ test("unknown fields of every wire type are skipped, in the batch and around it"
   assert.equal(decode(Buffer.alloc(0)), undefined);
 });
 
-test("started, loss and end", () => {
+test("started, loss, tasks and end", () => {
   const books = {
     eventIndex: 1,
     matched: 3,
@@ -193,6 +237,7 @@ test("started, loss and end", () => {
 test("a message cut short anywhere is malformed", () => {
   const messages = [
     REFERENCE,
+    ALL_COLUMNS,
     delivery(field(3, fixed64(1n, 2n), 3), field(5, fixed32(1, 2), 2)),
     responseSerialize({ started: { handlerId: 9, clock: "CLOCK_MONOTONIC", events: [{ name: "cpu-clock" }] } }),
     responseSerialize({ loss: { count: 300, reason: "KERNEL", firstTime: 1 } }),
@@ -217,6 +262,21 @@ test("corrupt messages are named", () => {
     ["a column of the wrong wire type", delivery(Buffer.from([0x18, 0x01])), /wire type 0/],
     ["columns of different lengths", delivery(field(3, fixed64(1n, 2n)), field(5, fixed32(1))), /pid holds 1 of 2/],
     ["callchains that do not add up", delivery(field(9, fixed64(1n)), field(10, fixed32(2))), /add up to 2/],
+    ["raw data that does not add up", delivery(field(15, fixed32(1)), field(16, fixed32(2))), /raw holds 1 .* 2/],
+    ["half a branch", delivery(field(17, fixed64(1n)), field(18, fixed32(1))), /branchStack holds 1 .* 3/],
+    [
+      "a stack longer than its words",
+      delivery(field(23, fixed64(1n)), field(24, fixed32(9))),
+      /stackUser holds 1 .* 2/,
+    ],
+    ["registers without a sample", delivery(field(21, fixed64(1n)), field(22, fixed32(0))), /regsUser holds 1/],
+    [
+      "one sample's registers short",
+      delivery(field(29, fixed64(1n)), field(30, fixed32(2, 2))),
+      /regsIntr holds 1 .* 2/,
+    ],
+    ["counters of no branch", delivery(field(20, fixed64(1n))), /branchCounters holds 1 .* 0/],
+    ["a column short of a sample", delivery(field(3, fixed64(1n, 2n)), field(13, fixed64(1n))), /dataSrc holds 1 of 2/],
     ["a group that never ends", Buffer.from([0xa3, 0x01, 0x08, 0x01]), /truncated group/],
     ["the end of no group", Buffer.from([0xa4, 0x01]), /never began/],
   ];
@@ -237,7 +297,7 @@ test("random damage is decoded or malformed, never anything else", () => {
     return Math.floor((state / 2 ** 32) * below);
   };
   for (let round = 0; round < 20_000; round++) {
-    const message = Buffer.from(REFERENCE);
+    const message = Buffer.from(round % 2 === 0 ? REFERENCE : ALL_COLUMNS);
     for (let flips = 1 + random(3); flips > 0; flips--) message[random(message.length)] = random(256);
     try {
       decode(message);

@@ -1,35 +1,17 @@
 /** Delivery messages from their bytes. Sample columns become typed arrays without an object for any sample. */
 import { endianness } from "node:os";
+import { type Runs, SampleColumns } from "./columns.js";
 import { MalformedMessageError } from "./errors.js";
-import type { Delivery, End, Loss, SampleBatch, Started } from "./messages.js";
-import { WIRE_FIXED32, WIRE_FIXED64, WIRE_LENGTH_DELIMITED, WIRE_VARINT, WireReader } from "./wire.js";
+import type { AuxData, Delivery, End, Loss, SampleBatch, Started, TaskRecord, Tasks } from "./messages.js";
+import { WIRE_FIXED64, WIRE_LENGTH_DELIMITED, WIRE_VARINT, WireReader } from "./wire.js";
 
 // Field numbers of proto/nmi.proto.
-const DELIVERY_STARTED = 1;
 const DELIVERY_SAMPLES = 2;
-const DELIVERY_LOSS = 4;
-const DELIVERY_END = 5;
+/** What an older library skips: members of the oneof that this one knows. */
+const DELIVERY_KINDS: ReadonlySet<number> = new Set([1, DELIVERY_SAMPLES, 3, 4, 5, 6]);
 const BATCH_EVENT_INDEX = 1;
 const BATCH_SEQUENCE = 2;
 const COLUMN_TIME = 3;
-const COLUMN_IP = 4;
-const COLUMN_PID = 5;
-const COLUMN_TID = 6;
-const COLUMN_CPU = 7;
-const COLUMN_PERIOD = 8;
-const COLUMN_CALLCHAIN = 9;
-const COLUMN_CALLCHAIN_LENGTH = 10;
-
-const COLUMN_ELEMENT_BYTES: Readonly<Record<number, 4 | 8>> = {
-  [COLUMN_TIME]: 8,
-  [COLUMN_IP]: 8,
-  [COLUMN_PID]: 4,
-  [COLUMN_TID]: 4,
-  [COLUMN_CPU]: 4,
-  [COLUMN_PERIOD]: 8,
-  [COLUMN_CALLCHAIN]: 8,
-  [COLUMN_CALLCHAIN_LENGTH]: 4,
-};
 
 if (endianness() !== "LE") throw new Error("sample columns are little-endian memory, and this host is not");
 
@@ -38,7 +20,15 @@ export interface ControlDelivery {
   readonly started?: Omit<Started, "kind">;
   readonly loss?: Omit<Loss, "kind">;
   readonly end?: Omit<End, "kind">;
+  readonly tasks?: {
+    readonly snapshot: boolean;
+    readonly snapshotComplete: boolean;
+    readonly records: readonly WireTask[];
+  };
+  readonly aux?: Omit<AuxData, "kind">;
 }
+
+type WireTask = TaskRecord | (Omit<TaskRecord, "record"> & { readonly record?: undefined });
 
 /** Times of a batch's oldest and newest sample in nanoseconds, exact to 2^53; NaN where it carries no times. */
 export interface TimeSpan {
@@ -64,7 +54,7 @@ export function decodeDelivery(
   let pieces: number[] = [];
   while (reader.next()) {
     const { field } = reader;
-    if (field !== DELIVERY_SAMPLES && field !== DELIVERY_STARTED && field !== DELIVERY_LOSS && field !== DELIVERY_END) {
+    if (!DELIVERY_KINDS.has(field)) {
       reader.skip();
       continue;
     }
@@ -90,22 +80,28 @@ function control(message: Uint8Array, decodeControl: (message: Uint8Array) => Co
   if (decoded.started) return { kind: "started", ...decoded.started };
   if (decoded.loss) return { kind: "loss", ...decoded.loss };
   if (decoded.end) return { kind: "end", ...decoded.end };
+  if (decoded.tasks) return tasks(decoded.tasks);
+  if (decoded.aux) return { kind: "aux", ...decoded.aux };
   return undefined;
+}
+
+/** A record of a type that this library does not know has none of the oneof's members, and is left out. */
+function tasks({ snapshot, snapshotComplete, records }: NonNullable<ControlDelivery["tasks"]>): Tasks {
+  const known = records.filter((record): record is TaskRecord => record.record !== undefined);
+  return { kind: "tasks", snapshot, snapshotComplete, records: known };
 }
 
 /** `pieces`: start and end of each part of the SampleBatch in `message`. */
 function decodeSamples(message: Uint8Array, pieces: readonly number[], span: TimeSpan | undefined): SampleBatch {
   let eventIndex = 0;
   let sequence = 0;
-  const runs: number[][] = [];
-  for (let column = COLUMN_TIME; column <= COLUMN_CALLCHAIN_LENGTH; column++) runs[column] = [];
+  const columns = new SampleColumns(message);
   for (let piece = 0; piece < pieces.length; piece += 2) {
     const reader = new WireReader(message, pieces[piece], pieces[piece + 1]);
     while (reader.next()) {
       const { field } = reader;
-      if (field in COLUMN_ELEMENT_BYTES) {
-        takeRun(reader, COLUMN_ELEMENT_BYTES[field], runs[field]);
-      } else if (field === BATCH_EVENT_INDEX) {
+      if (columns.take(reader)) continue;
+      if (field === BATCH_EVENT_INDEX) {
         reader.expect(WIRE_VARINT);
         eventIndex = reader.uint32();
       } else if (field === BATCH_SEQUENCE) {
@@ -116,81 +112,12 @@ function decodeSamples(message: Uint8Array, pieces: readonly number[], span: Tim
       }
     }
   }
-
-  const time = column64(message, runs[COLUMN_TIME]);
-  const ip = column64(message, runs[COLUMN_IP]);
-  const pid = column32(message, runs[COLUMN_PID]);
-  const tid = column32(message, runs[COLUMN_TID]);
-  const cpu = column32(message, runs[COLUMN_CPU]);
-  const period = column64(message, runs[COLUMN_PERIOD]);
-  const callchain = column64(message, runs[COLUMN_CALLCHAIN]);
-  const callchainLength = column32(message, runs[COLUMN_CALLCHAIN_LENGTH]);
-  const columns = { time, ip, pid, tid, cpu, period, callchainLength };
-  const length = Math.max(...Object.values(columns).map((column) => column.length));
-  for (const [name, column] of Object.entries(columns)) {
-    if (column.length !== 0 && column.length !== length) {
-      throw new MalformedMessageError(`column ${name} holds ${column.length} of ${length} samples`, pieces[0]);
-    }
-  }
-  let addresses = 0;
-  for (const chainLength of callchainLength) addresses += chainLength;
-  if (addresses !== callchain.length) {
-    throw new MalformedMessageError(
-      `callchain holds ${callchain.length} addresses, its lengths add up to ${addresses}`,
-      pieces[0],
-    );
-  }
-  if (span !== undefined) measureSpan(message, runs[COLUMN_TIME], span);
-  return { kind: "samples", eventIndex, sequence, length, ...columns, callchain };
+  const batch = { kind: "samples", eventIndex, sequence, ...columns.finish(pieces[0]) } as const;
+  if (span !== undefined) measureSpan(message, columns.runs(COLUMN_TIME), span);
+  return batch;
 }
 
-/** Notes start and end of a column's packed run, or of a single element that its sender did not pack. */
-function takeRun(reader: WireReader, elementBytes: 4 | 8, runs: number[]): void {
-  let length: number = elementBytes;
-  if (reader.wireType === WIRE_LENGTH_DELIMITED) {
-    length = reader.uint32();
-    if (length % elementBytes !== 0) {
-      throw new MalformedMessageError(`column ${reader.field} has a run of ${length} bytes`, reader.offset);
-    }
-  } else {
-    reader.expect(elementBytes === 8 ? WIRE_FIXED64 : WIRE_FIXED32);
-  }
-  const start = reader.take(length);
-  runs.push(start, start + length);
-}
-
-function column64(message: Uint8Array, runs: readonly number[]): BigUint64Array {
-  const [start, end] = runs;
-  if (runs.length === 2 && (message.byteOffset + start) % 8 === 0) {
-    return new BigUint64Array(message.buffer, message.byteOffset + start, (end - start) / 8);
-  }
-  const bytes = joinRuns(message, runs);
-  return new BigUint64Array(bytes.buffer, 0, bytes.length / 8);
-}
-
-function column32(message: Uint8Array, runs: readonly number[]): Uint32Array {
-  const [start, end] = runs;
-  if (runs.length === 2 && (message.byteOffset + start) % 4 === 0) {
-    return new Uint32Array(message.buffer, message.byteOffset + start, (end - start) / 4);
-  }
-  const bytes = joinRuns(message, runs);
-  return new Uint32Array(bytes.buffer, 0, bytes.length / 4);
-}
-
-/** The runs end to end in memory of their own, which is aligned for any element. */
-function joinRuns(message: Uint8Array, runs: readonly number[]): Uint8Array {
-  let length = 0;
-  for (let i = 0; i < runs.length; i += 2) length += runs[i + 1] - runs[i];
-  const joined = new Uint8Array(length);
-  let at = 0;
-  for (let i = 0; i < runs.length; i += 2) {
-    joined.set(message.subarray(runs[i], runs[i + 1]), at);
-    at += runs[i + 1] - runs[i];
-  }
-  return joined;
-}
-
-function measureSpan(message: Uint8Array, runs: readonly number[], span: TimeSpan): void {
+function measureSpan(message: Uint8Array, runs: Runs, span: TimeSpan): void {
   span.oldestNs = Number.NaN;
   span.newestNs = Number.NaN;
   for (let i = 0; i < runs.length; i += 2) {

@@ -1,3 +1,7 @@
+import type { AuxData, Tasks } from "./task-messages.js";
+
+export type * from "./task-messages.js";
+
 /**
  * The messages of proto/nmi.proto as this library gives and takes them: names in camelCase, enums as their names.
  * 64-bit integers are numbers, exact up to 2^53, except where a field's type says bigint.
@@ -54,7 +58,14 @@ export type Field =
   | "RAW"
   | "REGS_USER"
   | "STACK_USER"
-  | "AUX";
+  | "AUX"
+  | "TRANSACTION"
+  | "PHYS_ADDR"
+  | "DATA_PAGE_SIZE"
+  | "CODE_PAGE_SIZE"
+  | "REGS_INTR"
+  | "READ"
+  | "BRANCH_COUNTERS";
 
 export type Overflow = "DROP_NEWEST" | "DROP_OLDEST" | "DISCONNECT";
 
@@ -70,6 +81,12 @@ export interface RegisterRequest {
     readonly flushIntervalMs?: number;
   };
   readonly leaseMs?: number;
+  /** COMM, MMAP2, FORK, EXIT and their like, preceded by a snapshot of what was running already. */
+  readonly tasks?: boolean;
+  /** Needs `tasks`. */
+  readonly contextSwitches?: boolean;
+  /** Refuse where the events would be multiplexed with those of other handlers. */
+  readonly exclusive?: boolean;
 }
 
 export interface ResolvedEvent {
@@ -80,6 +97,23 @@ export interface ResolvedEvent {
   readonly frequencyHz: number;
   readonly period: number;
   readonly periodUnit: string;
+  /** What follows is perf_event_attr's, needed to interpret columns; of an older daemon 0 and empty. */
+  readonly sampleRegsUser: bigint;
+  readonly sampleRegsIntr: bigint;
+  readonly readFormat: bigint;
+  readonly branchSampleType: bigint;
+  /** Index among the request's events of the group's leader; its own where it leads or is in no group. */
+  readonly leaderIndex: number;
+  readonly excludeUser: boolean;
+  readonly excludeKernel: boolean;
+  readonly excludeHv: boolean;
+  readonly preciseIp: number;
+  readonly config1: bigint;
+  readonly config2: bigint;
+  readonly config3: bigint;
+  readonly sampleStackUser: number;
+  /** Of tracepoints: the text of the tracefs `format` file, in UTF-8. */
+  readonly format: Uint8Array;
 }
 
 export interface RegisterResponse {
@@ -110,6 +144,40 @@ export interface SampleBatch {
   /** All callchains, end to end: callchainLength[i] addresses for sample i. */
   readonly callchain: BigUint64Array;
   readonly callchainLength: Uint32Array;
+  readonly addr: BigUint64Array;
+  /** PERF_SAMPLE_WEIGHT whole, or PERF_SAMPLE_WEIGHT_STRUCT: var1_dw (the low 32 bits), var2_w, var3_w. */
+  readonly weight: BigUint64Array;
+  readonly dataSrc: BigUint64Array;
+  readonly cgroup: BigUint64Array;
+  /** Words of 4 bytes, rawLength[i] of them for sample i. */
+  readonly raw: Uint32Array;
+  readonly rawLength: Uint32Array;
+  /** Three words an entry: from, to, flags. branchStackLength counts entries. */
+  readonly branchStack: BigUint64Array;
+  readonly branchStackLength: Uint32Array;
+  readonly branchHwIndex: BigUint64Array;
+  /** One word for each entry of branchStack. */
+  readonly branchCounters: BigUint64Array;
+  /** As many for each sample as ResolvedEvent.sampleRegsUser has bits, none where regsUserAbi is 0. */
+  readonly regsUser: BigUint64Array;
+  readonly regsUserAbi: Uint32Array;
+  /** stackUserLength[i] bytes for sample i, rounded up to words of 8 bytes. */
+  readonly stackUser: BigUint64Array;
+  readonly stackUserLength: Uint32Array;
+  readonly transaction: BigUint64Array;
+  readonly physAddr: BigUint64Array;
+  readonly dataPageSize: BigUint64Array;
+  readonly codePageSize: BigUint64Array;
+  readonly regsIntr: BigUint64Array;
+  readonly regsIntrAbi: Uint32Array;
+  /** What read(2) gives, in words as ResolvedEvent.readFormat says; readLength counts them. */
+  readonly read: BigUint64Array;
+  readonly readLength: Uint32Array;
+  /** auxLength[i] bytes for sample i, rounded up to words of 8 bytes. */
+  readonly aux: BigUint64Array;
+  readonly auxLength: Uint32Array;
+  /** PERF_RECORD_MISC_CPUMODE_MASK and PERF_RECORD_MISC_EXACT_IP of the record's misc; with RegisterRequest.tasks. */
+  readonly cpumode: Uint32Array;
 }
 
 export interface Started {
@@ -146,6 +214,9 @@ export interface Loss {
   readonly lastTime: bigint;
   readonly eventIndex: number;
   readonly period: number;
+  /** Task records and bytes of AUX data that were lost; `count` is 0 where one of them is not. */
+  readonly tasks: number;
+  readonly auxBytes: number;
 }
 
 export interface EventBooks {
@@ -167,7 +238,7 @@ export interface End {
   readonly events: readonly EventBooks[];
 }
 
-export type Delivery = Started | SampleBatch | Loss | End;
+export type Delivery = Started | SampleBatch | Tasks | Loss | AuxData | End;
 
 export interface LossCount {
   readonly reason: LossReason;

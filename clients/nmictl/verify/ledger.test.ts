@@ -1,58 +1,32 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import type { End, Loss, SampleBatch, Started } from "../../typescript/index.js";
+import { lossMessage, resolvedEvent, sampleBatch, startedMessage } from "../../typescript/messages.test-support.js";
 import { type DaemonBooks, StreamLedger, sumOf } from "./ledger.js";
 
 const PERIOD = 2n ** 33n + 7n;
 
 function started(nextSequence = 0): Started {
-  return {
-    kind: "started",
-    handlerId: 1,
+  return startedMessage({
     events: [
-      { name: "cycles", type: 0, config: 0n, frequencyHz: 0, period: 0, periodUnit: "events" },
-      { name: "cpu-clock", type: 1, config: 0n, frequencyHz: 0, period: 0, periodUnit: "ns" },
+      resolvedEvent({ name: "cycles", type: 0, periodUnit: "events" }),
+      resolvedEvent({ name: "cpu-clock", leaderIndex: 1 }),
     ],
     nextSequence,
     resumed: nextSequence > 0,
-    clock: "CLOCK_MONOTONIC",
     source: "synthetic",
-    fallback: false,
-  };
+  });
 }
 
 function samples(sequence: number, length: number, eventIndex = 0): SampleBatch {
   const wide = new BigUint64Array(length).fill(PERIOD);
   const narrow = new Uint32Array(length);
-  return {
-    kind: "samples",
-    eventIndex,
-    sequence,
-    length,
-    time: wide,
-    ip: wide,
-    pid: narrow,
-    tid: narrow,
-    cpu: narrow,
-    period: wide,
-    callchain: new BigUint64Array(),
-    callchainLength: new Uint32Array(),
-  };
+  const columns = { time: wide, ip: wide, pid: narrow, tid: narrow, cpu: narrow, period: wide };
+  return sampleBatch({ eventIndex, sequence, ...columns });
 }
 
 function loss(count: number, change: Partial<Loss> = {}): Loss {
-  const period = count * Number(PERIOD);
-  return {
-    kind: "loss",
-    count,
-    reason: "QUEUE_FULL",
-    eventWide: false,
-    firstTime: 0n,
-    lastTime: 0n,
-    eventIndex: 0,
-    period,
-    ...change,
-  };
+  return lossMessage({ count, period: count * Number(PERIOD), ...change });
 }
 
 /** Of the first event: so many delivered and lost; the second one has nothing. */

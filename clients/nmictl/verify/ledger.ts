@@ -87,6 +87,10 @@ export class StreamLedger {
       case "loss":
         this.#lose(delivery);
         break;
+      case "tasks":
+      case "aux":
+        // In no books.
+        break;
       case "end":
         this.end = delivery;
         break;
