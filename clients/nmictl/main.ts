@@ -17,6 +17,8 @@ import {
   parseUint,
 } from "./options.js";
 import { Output, printable } from "./output.js";
+import type { RecordOptions } from "./record/options.js";
+import { record } from "./record/record.js";
 import { type SubscribeOptions, subscribe } from "./subscribe.js";
 import { table } from "./table.js";
 import { type VerifyOptions, verify } from "./verify/verify.js";
@@ -103,6 +105,7 @@ function defineProgram(): void {
     });
 
   defineSubscribe();
+  defineRecord();
   defineVerify();
 }
 
@@ -138,6 +141,42 @@ function defineSubscribe(): void {
       withClient(async (client, { address, json }) => {
         const local = address.startsWith("unix:");
         process.exitCode = await subscribe(client, options, { output, note, json, local, signal: stopSignal() });
+      }),
+    );
+}
+
+function defineRecord(): void {
+  program
+    .command("record")
+    .description("record samples as perf record does, to a file that perf report, script and annotate read")
+    .argument("[command...]", "run and recorded, with whom it forks; after --")
+    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .addOption(
+      new Option("-F, --frequency <hz>", "samples a second, of each event (default: 4000)")
+        .argParser(parsePositiveUint32)
+        .conflicts("period"),
+    )
+    .option("-c, --period <n>", "a sample each N events", parsePositive)
+    .option("-o, --output <file>", "the recording, or - for standard output", "perf.data")
+    .option("-g", "with callchains")
+    .addOption(new Option("--call-graph <mode>", "how callchains are made").choices(["fp", "dwarf"]))
+    .option("-d, --data", "with data addresses")
+    .option("-W, --weight", "with weights")
+    .option("--phys-data", "with physical data addresses")
+    .option("-R, --raw-samples", "with raw data (default for tracepoints)")
+    .option("--user-regs", "with the registers of user space")
+    .option("--intr-regs", "with the registers at the interrupt")
+    .option("-p, --pid <pids>", "these processes and whom they fork; may be repeated", collectUints)
+    .option("-a, --all-cpus", "everything")
+    .option("-C, --cpu <list>", "only these CPUs, such as 0-3,8", collectCpus)
+    .option("-u, --uid <uids>", "only processes of these users; may be repeated", collectUints)
+    .option("--switch-events", "with context switches")
+    .option("--no-buildid", "without the build ids of what was mapped")
+    .option("--duration <seconds>", "stop after this time", parseSeconds)
+    .action((command: string[], options: RecordOptions) =>
+      withClient(async (client) => {
+        const commandLine = ["nmictl", ...process.argv.slice(2)];
+        process.exitCode = await record(client, options, command, { note, commandLine, signal: stopSignal() });
       }),
     );
 }

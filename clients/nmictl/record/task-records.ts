@@ -50,7 +50,9 @@ export function encodeTask(task: TaskRecord, id: number, out: RecordBuffer): voi
   out.end();
 }
 
-function encodeRare(task: TaskRecord, out: RecordBuffer): void {
+type RareTask = Exclude<TaskRecord, { readonly record: "comm" | "mmap" | "fork" | "exit" | "ksymbol" | "namespaces" }>;
+
+function encodeRare(task: RareTask, out: RecordBuffer): void {
   switch (task.record) {
     case "bpfEvent":
       out.begin(RECORD.BPF_EVENT, task.misc);

@@ -1,0 +1,41 @@
+/** `nmictl record` against the kernel: what it writes is read by perf. */
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import { test } from "node:test";
+import { BOUNDED } from "../support/bound.js";
+import { REPOSITORY } from "../support/daemon.js";
+import { startLiveDaemon } from "../support/live.js";
+import { hasCommand } from "../support/process.js";
+
+const NMICTL = path.join(REPOSITORY, "dist", "clients", "nmictl", "main.js");
+const EXIT_STATUS = 7;
+const SOURCE = `volatile unsigned long x;
+__attribute__((noinline)) void hot_function(void) { for (int i = 0; i < 1000000; i++) x += i; }
+int main(void) { for (int i = 0; i < 300; i++) hot_function(); return ${EXIT_STATUS}; }
+`;
+
+test("perf report finds a command's hot function in its recording", BOUNDED, async (t) => {
+  const missing = ["perf", "gcc"].find((command) => !hasCommand(command));
+  if (missing !== undefined) return t.skip(`there is no ${missing} here`);
+  const daemon = await startLiveDaemon(t);
+  if (daemon === null) return;
+  const at = (name: string) => path.join(daemon.runtimeDir, name);
+  fs.writeFileSync(at("hot.c"), SOURCE);
+  execFileSync("gcc", ["-g", "-O1", "-fno-omit-frame-pointer", at("hot.c"), "-o", at("hot")]);
+  fs.writeFileSync(at("perf.data"), "of before");
+  const args = ["record", "-e", "cpu-clock", "-F", "997", "-g", "-o", at("perf.data"), "--", at("hot")];
+  const { status, stderr } = spawnSync(process.execPath, [NMICTL, "--address", daemon.address, ...args], {
+    encoding: "utf8",
+  });
+  assert.equal(status, EXIT_STATUS, stderr);
+  const samples = Number(/wrote [\d.]+ MB \S+ \((\d+) samples\) \]/.exec(stderr)?.[1]);
+  assert.equal(fs.readFileSync(at("perf.data.old"), "utf8"), "of before");
+  const perf = (...command: string[]) =>
+    execFileSync("perf", [...command, "-i", at("perf.data")], { encoding: "utf8" });
+  const report = perf("report", "--stdio", "--no-children", "-g", "none");
+  const [hottest] = report.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
+  assert.match(hottest, /hot\s+hot\s+\[\.\] hot_function/);
+  assert.equal(perf("script", "-F", "ip,time").match(/^\s*\d+\.\d+:/gm)?.length, samples);
+});
