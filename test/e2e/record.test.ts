@@ -5,7 +5,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { BOUNDED } from "../support/bound.js";
-import { REPOSITORY } from "../support/daemon.js";
+import { REPOSITORY, startDaemon } from "../support/daemon.js";
 import { startLiveDaemon } from "../support/live.js";
 import { hasCommand } from "../support/process.js";
 
@@ -38,4 +38,19 @@ test("perf report finds a command's hot function in its recording", BOUNDED, asy
   const [hottest] = report.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   assert.match(hottest, /hot\s+hot\s+\[\.\] hot_function/);
   assert.equal(perf("script", "-F", "ip,time").match(/^\s*\d+\.\d+:/gm)?.length, samples);
+});
+
+test("a recording that is replayed and recorded again prints the same samples", BOUNDED, async (t) => {
+  if (!hasCommand("perf")) return t.skip("there is no perf here");
+  const original = path.join(REPOSITORY, "recordings", "demo.perf.data");
+  const daemon = await startDaemon(t, { args: ["--source", `replay:${original}`] });
+  const again = path.join(daemon.runtimeDir, "perf.data");
+  const args = ["record", "-a", "-g", "-o", again];
+  const run = spawnSync(process.execPath, [NMICTL, "--address", daemon.address, ...args], { encoding: "utf8" });
+  assert.equal(run.status, 0, run.stderr);
+  const script = (file: string) =>
+    execFileSync("perf", ["script", "-F", "comm,pid,tid,time,period,ip", "-i", file], { encoding: "utf8" });
+  const printed = script(again);
+  assert.ok(printed.length > 0);
+  assert.equal(printed, script(original));
 });
