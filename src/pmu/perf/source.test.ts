@@ -51,6 +51,23 @@ describe("openPerfSource", () => {
     assertNothingLeft(kernel);
   });
 
+  it("finds out anew what it can when kernel.perf_event_paranoid has changed", () => {
+    const kernel = new FakeKernel();
+    const source = open(kernel);
+    const canSample = (): boolean | undefined =>
+      source.listEvents().events.find(({ name }) => name === "cpu-clock")?.canSample;
+    assert.equal(canSample(), true);
+    const opened = kernel.events.length;
+    assert.equal(canSample(), true);
+    assert.equal(kernel.events.length, opened, "nothing is tried twice");
+    kernel.paranoidLevel = 4;
+    kernel.refuse = (call) => (call === "open" ? "EACCES" : null);
+    assert.equal(canSample(), false);
+    kernel.paranoidLevel = 1;
+    kernel.refuse = () => null;
+    assert.equal(canSample(), true);
+  });
+
   it("finds out what it can without leaving anything open", () => {
     const kernel = new FakeKernel();
     const source = open(kernel);

@@ -119,6 +119,8 @@ class PerfSource implements Source {
   readonly #open = new Set<{ close(): void }>();
   readonly #host: EventHost;
   #catalog: EventCatalog | null = null;
+  /** kernel.perf_event_paranoid when the catalog was made. */
+  #catalogParanoid: number | null = null;
   #closed = false;
 
   constructor(kernel: Kernel, rings: readonly MappedRing[], ringBytes: number) {
@@ -131,8 +133,12 @@ class PerfSource implements Source {
   }
 
   listEvents(): EventCatalog {
-    // What a host offers does not change while it runs, and finding out costs system calls for each event.
-    this.#catalog ??= listHostEvents(this.#host, (event) => this.#whyNotSampled(event));
+    // Finding out costs system calls for each event, and what a host grants changes with this setting alone.
+    const paranoid = this.#kernel.paranoid();
+    if (this.#catalog === null || paranoid !== this.#catalogParanoid) {
+      this.#catalog = listHostEvents(this.#host, (event) => this.#whyNotSampled(event));
+      this.#catalogParanoid = paranoid;
+    }
     return this.#catalog;
   }
 
