@@ -108,6 +108,7 @@ class Torture {
   readonly #held: Held[] = [];
   readonly #report = { taken: 0, dropped: 0, lostSamples: 0, diedSamples: 0 };
   #answers: TortureAnswer[] = [];
+  #isStarting = false;
   #failure: Error | null = null;
   #worker: Worker;
   #stuck = 0;
@@ -132,7 +133,11 @@ class Torture {
     const workerData: TortureWorkerSetup = { ...this.#setup, seed: this.#below(2 ** 31) };
     const entry = new URL("./segments.torture-worker.test-support.js", import.meta.url);
     const worker = new Worker(entry, { workerData });
-    worker.on("message", (answer: TortureAnswer) => this.#answers.push(answer));
+    this.#isStarting = true;
+    worker.on("message", (answer: TortureAnswer) => {
+      this.#isStarting = false;
+      this.#answers.push(answer);
+    });
     worker.on("error", (error) => {
       this.#failure = error;
     });
@@ -209,7 +214,8 @@ class Torture {
     for (let idle = 0; !over(); idle++) {
       let took = false;
       for (let i = 0; i < STEPS_A_TURN; i++) took = this.#step() || took;
-      if (took || this.#progress !== progress) idle = 0;
+      // A thread takes as long to start as the machine lets it.
+      if (took || this.#progress !== progress || this.#isStarting) idle = 0;
       progress = this.#progress;
       assert.ok(idle < IDLE_TURNS_MAX, `nothing moves after ${progress} segments`);
       // Messages, and the end of a thread.
