@@ -116,11 +116,27 @@ export function hasGlob(text: string): boolean {
 }
 
 function globOf(pattern: string): (name: string) => boolean {
-  if (!hasGlob(pattern)) return (name) => name === pattern;
-  const source = pattern
-    .replace(/[^A-Za-z0-9_*?]/g, "\\$&")
-    .replaceAll("*", ".*")
-    .replaceAll("?", ".");
-  const regexp = new RegExp(`^${source}$`);
-  return (name) => regexp.test(name);
+  return (name) => matchesGlob(pattern, name);
+}
+
+/**
+ * `*` is any text and `?` any character. In steps of at most the lengths' product, whatever a client has written: of the
+ * stars only the last is ever tried again.
+ */
+export function matchesGlob(pattern: string, name: string): boolean {
+  let [p, n, star, resumeAt] = [0, 0, -1, 0];
+  while (n < name.length) {
+    if (pattern[p] === "*") {
+      star = p++;
+      resumeAt = n;
+    } else if (pattern[p] === "?" || pattern[p] === name[n]) {
+      p++;
+      n++;
+    } else if (star >= 0) {
+      p = star + 1;
+      n = ++resumeAt;
+    } else return false;
+  }
+  while (pattern[p] === "*") p++;
+  return p === pattern.length;
 }

@@ -89,3 +89,9 @@ describe("a tracepoint's format", () => {
     }
   });
 });
+
+it("passes over a field whose declaration is longer than any of the kernel's", () => {
+  const long = `\tfield:${"x".repeat(500_000)}!;\toffset:24;\tsize:4;\tsigned:0;\n`;
+  const fields = (text: string) => parseTracepointFormat("s", text)?.fields.map(({ name }) => name);
+  assert.deepEqual(fields(`${FORMAT}\n${long}`), fields(FORMAT));
+});

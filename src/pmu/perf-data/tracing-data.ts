@@ -81,10 +81,14 @@ export function parseTracepointFormat(system: string, text: string): TracepointF
 
 const FIELD = /^\s*field(?: special)?:([^;]*);\s*offset:(\d+);\s*size:(\d+);(?:\s*signed:(\d+);)?/;
 
+/** The kernel's declarations are a tenth of it; the search for the name in one takes the square of its length. */
+const DECLARATION_CHARS_MAX = 1024;
+
 function parseField(line: string): TracepointField | null {
   const match = FIELD.exec(line);
   if (match === null) return null;
   const [, declaration, offset, size, signed] = match as unknown as [string, string, string, string, string?];
+  if (declaration.length > DECLARATION_CHARS_MAX) return null;
   // The name is the last word; an array's length stands behind it, or, for the kernel's dynamic ones, before it.
   const named = /^(.*?)\s*(\w+)\s*(\[[^\]]*\])?\s*$/s.exec(declaration.trim());
   if (named === null) return null;
