@@ -45,7 +45,7 @@ export function sampleTypeNames(sampleType: number): string[] {
 /** enum perf_branch_sample_type */
 export const BRANCH_SAMPLE = { ANY: 1 << 3, HW_INDEX: 1 << 17, COUNTERS: 1 << 19 } as const;
 
-/** enum perf_event_type */
+/** enum perf_event_type, all of it. CALLCHAIN_DEFERRED is younger than 6.18. */
 export const RECORD = {
   MMAP: 1,
   LOST: 2,
@@ -54,9 +54,12 @@ export const RECORD = {
   THROTTLE: 5,
   UNTHROTTLE: 6,
   FORK: 7,
+  READ: 8,
   SAMPLE: 9,
   MMAP2: 10,
+  AUX: 11,
   ITRACE_START: 12,
+  LOST_SAMPLES: 13,
   SWITCH: 14,
   SWITCH_CPU_WIDE: 15,
   NAMESPACES: 16,
@@ -65,13 +68,19 @@ export const RECORD = {
   CGROUP: 19,
   TEXT_POKE: 20,
   AUX_OUTPUT_HW_ID: 21,
+  CALLCHAIN_DEFERRED: 22,
 } as const;
 
 /** perf_event_header.misc; a bit means another thing in each type of record. */
 export const MISC_CPUMODE_MASK = 7;
 export const MISC = {
+  /** MMAP: of data, not of code. */
+  MMAP_DATA: 1 << 13,
+  /** COMM: by exec. */
   COMM_EXEC: 1 << 13,
+  /** SWITCH: the task goes, and does not come. */
   SWITCH_OUT: 1 << 13,
+  /** SAMPLE: IP is the very instruction. */
   EXACT_IP: 1 << 14,
   SWITCH_OUT_PREEMPT: 1 << 14,
   MMAP_BUILD_ID: 1 << 14,
@@ -99,7 +108,7 @@ export const FLAG_FD_CLOEXEC = 8;
 export const CLOCK_MONOTONIC = 1;
 
 /** struct perf_event_attr: byte offsets, and the bits of its flag word. */
-const ATTR = {
+export const ATTR = {
   TYPE: 0,
   SIZE: 4,
   CONFIG: 8,
@@ -121,7 +130,7 @@ const ATTR = {
   CONFIG3: 128,
 } as const;
 
-const ATTR_FLAG = {
+export const ATTR_FLAG = {
   DISABLED: 1n << 0n,
   PINNED: 1n << 2n,
   EXCLUDE_USER: 1n << 4n,

@@ -1,5 +1,6 @@
 /** struct perf_event_attr as recordings hold it, in any size that a kernel or perf ever gave it. */
 
+import { ATTR, ATTR_FLAG } from "../abi.js";
 import { modifierSuffix } from "../event-spec.js";
 import { genericEventByConfig } from "../generic-events.js";
 import type { Cursor } from "./image.js";
@@ -41,34 +42,6 @@ export interface RecordedAttr {
   readonly clockId: number | null;
 }
 
-/** Byte offsets. */
-const ATTR = {
-  TYPE: 0,
-  SIZE: 4,
-  CONFIG: 8,
-  SAMPLE_PERIOD: 16,
-  SAMPLE_TYPE: 24,
-  READ_FORMAT: 32,
-  FLAGS: 40,
-  CONFIG1: 56,
-  CONFIG2: 64,
-  BRANCH_SAMPLE_TYPE: 72,
-  SAMPLE_REGS_USER: 80,
-  SAMPLE_STACK_USER: 88,
-  CLOCKID: 92,
-  SAMPLE_REGS_INTR: 96,
-} as const;
-
-const FLAG_BIT = {
-  EXCLUDE_USER: 4n,
-  EXCLUDE_KERNEL: 5n,
-  EXCLUDE_HV: 6n,
-  FREQ: 10n,
-  PRECISE_IP: 15n,
-  SAMPLE_ID_ALL: 18n,
-  USE_CLOCKID: 25n,
-} as const;
-
 /** `cursor` holds the struct alone: what a shorter one lacks is 0, and what a longer one has behind is passed over. */
 export function readAttr(cursor: Cursor): Omit<RecordedAttr, "name" | "ids"> {
   const { view } = cursor.image;
@@ -79,7 +52,7 @@ export function readAttr(cursor: Cursor): Omit<RecordedAttr, "name" | "ids"> {
   const u32 = (at: number): number => (at + 4 <= bytes ? view.getUint32(start + at, true) : 0);
   const u64 = (at: number): bigint => (at + 8 <= bytes ? view.getBigUint64(start + at, true) : 0n);
   const flags = u64(ATTR.FLAGS);
-  const flag = (bit: bigint): boolean => ((flags >> bit) & 1n) === 1n;
+  const flag = (bit: bigint): boolean => (flags & bit) !== 0n;
   return {
     type: u32(ATTR.TYPE),
     bytes,
@@ -87,21 +60,21 @@ export function readAttr(cursor: Cursor): Omit<RecordedAttr, "name" | "ids"> {
     config1: u64(ATTR.CONFIG1),
     config2: u64(ATTR.CONFIG2),
     samplePeriod: Number(u64(ATTR.SAMPLE_PERIOD)),
-    isFrequency: flag(FLAG_BIT.FREQ),
+    isFrequency: flag(ATTR_FLAG.FREQ),
     // The bit fields of JavaScript's numbers end at 31; the kernel's, so far, at 24.
     sampleType: Number(u64(ATTR.SAMPLE_TYPE) & 0x7fff_ffffn),
     readFormat: Number(u64(ATTR.READ_FORMAT) & 0x7fff_ffffn),
     flags,
-    sampleIdAll: flag(FLAG_BIT.SAMPLE_ID_ALL),
-    excludeUser: flag(FLAG_BIT.EXCLUDE_USER),
-    excludeKernel: flag(FLAG_BIT.EXCLUDE_KERNEL),
-    excludeHv: flag(FLAG_BIT.EXCLUDE_HV),
-    preciseIp: Number((flags >> FLAG_BIT.PRECISE_IP) & 3n),
+    sampleIdAll: flag(ATTR_FLAG.SAMPLE_ID_ALL),
+    excludeUser: flag(ATTR_FLAG.EXCLUDE_USER),
+    excludeKernel: flag(ATTR_FLAG.EXCLUDE_KERNEL),
+    excludeHv: flag(ATTR_FLAG.EXCLUDE_HV),
+    preciseIp: Number((flags >> ATTR_FLAG.PRECISE_IP_SHIFT) & 3n),
     branchSampleType: u64(ATTR.BRANCH_SAMPLE_TYPE),
     sampleRegsUser: u64(ATTR.SAMPLE_REGS_USER),
     sampleRegsIntr: u64(ATTR.SAMPLE_REGS_INTR),
     sampleStackUser: u32(ATTR.SAMPLE_STACK_USER),
-    clockId: flag(FLAG_BIT.USE_CLOCKID) ? u32(ATTR.CLOCKID) | 0 : null,
+    clockId: flag(ATTR_FLAG.USE_CLOCKID) ? u32(ATTR.CLOCKID) | 0 : null,
   };
 }
 

@@ -1,9 +1,11 @@
 /** For tests: recordings with what perf says of them, from test/fixtures/perf-data and from a larger collection. */
+
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gunzipSync } from "node:zlib";
-import { FEATURE, KERNEL_RECORD, USER_RECORD } from "./format.js";
+import { RECORD } from "../abi.js";
+import { FEATURE, USER_RECORD } from "./format.js";
 
 const root = new URL("../../../../", import.meta.url);
 
@@ -69,7 +71,7 @@ export function recordingsIn(folder: string): CollectedRecording[] {
 
 /** The collection's names of record types, where they are not perf's. */
 const TYPE_NAME = new Map<number, string>([
-  ...Object.entries(KERNEL_RECORD).map(([name, type]): [number, string] => [type, name]),
+  ...Object.entries(RECORD).map(([name, type]): [number, string] => [type, name]),
   ...Object.entries(USER_RECORD).map(([name, type]): [number, string] => [type, name]),
   [USER_RECORD.HEADER_ATTR, "ATTR"],
   [USER_RECORD.HEADER_FEATURE, "FEATURE"],

@@ -26,49 +26,6 @@ export const SECTION_BYTES = 16;
 /** perf_event_header: u32 type, u16 misc, u16 size. */
 export const RECORD_HEADER_BYTES = 8;
 
-/** enum perf_event_type, all of it. CALLCHAIN_DEFERRED is younger than 6.18. */
-export const KERNEL_RECORD = {
-  MMAP: 1,
-  LOST: 2,
-  COMM: 3,
-  EXIT: 4,
-  THROTTLE: 5,
-  UNTHROTTLE: 6,
-  FORK: 7,
-  READ: 8,
-  SAMPLE: 9,
-  MMAP2: 10,
-  AUX: 11,
-  ITRACE_START: 12,
-  LOST_SAMPLES: 13,
-  SWITCH: 14,
-  SWITCH_CPU_WIDE: 15,
-  NAMESPACES: 16,
-  KSYMBOL: 17,
-  BPF_EVENT: 18,
-  CGROUP: 19,
-  TEXT_POKE: 20,
-  AUX_OUTPUT_HW_ID: 21,
-  CALLCHAIN_DEFERRED: 22,
-} as const;
-
-/** perf_event_header.misc, the bits whose meaning depends on the type. */
-export const MISC = {
-  /** MMAP: of data, not of code. */
-  MMAP_DATA: 1 << 13,
-  /** COMM: by exec. */
-  COMM_EXEC: 1 << 13,
-  /** SWITCH: the task goes, and does not come. */
-  SWITCH_OUT: 1 << 13,
-  /** SAMPLE: IP is the very instruction. */
-  EXACT_IP: 1 << 14,
-  SWITCH_OUT_PREEMPT: 1 << 14,
-  MMAP_BUILD_ID: 1 << 14,
-} as const;
-
-/** enum perf_branch_sample_type: the two that change the layout of a branch stack. */
-export const BRANCH_SAMPLE = { HW_INDEX: 1n << 17n, COUNTERS: 1n << 19n } as const;
-
 /** enum perf_callchain_context: from MAX on, an entry of a callchain says where those behind it ran. */
 export const CALLCHAIN_CONTEXT = {
   HV: -32n,

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { FORMAT, SAMPLE } from "../abi.js";
-import { KERNEL_RECORD, MISC } from "./format.js";
+import { FORMAT, MISC, RECORD, SAMPLE } from "../abi.js";
 import { RecordingError } from "./image.js";
 import { decodeKernelRecord, type KernelRecordBody } from "./kernel-records.js";
 import { Bytes, imageOf, layout, record } from "./record-bytes.test-support.js";
@@ -22,7 +21,7 @@ const parentage = (): Bytes => new Bytes().u32(1, 2, 3, 4).u64(5);
 const THROTTLING = { time: 1n, id: 2n, streamId: 3n };
 const BUILD_ID = Array.from({ length: 20 }, (_, i) => i + 1);
 
-type Case = [type: keyof typeof KERNEL_RECORD, misc: number, body: Bytes, expected: Record<string, unknown>];
+type Case = [type: keyof typeof RECORD, misc: number, body: Bytes, expected: Record<string, unknown>];
 
 const cases: Case[] = [
   ["MMAP", 2, mapping().text("/bin/a"), MAPPING],
@@ -108,24 +107,21 @@ const cases: Case[] = [
 describe("records of the kernel", () => {
   for (const [type, misc, body, expected] of cases) {
     it(`${type} (misc ${misc}) is decoded, with the sample's id behind it and without`, () => {
-      const trailed = record(KERNEL_RECORD[type], misc, new Bytes().raw(body.toArray()).raw(TRAILER));
+      const trailed = record(RECORD[type], misc, new Bytes().raw(body.toArray()).raw(TRAILER));
       const head = { type, misc, cpumode: misc & 7 };
       const { image, at } = imageOf(trailed);
       assert.deepEqual(decodeKernelRecord(image, at, OF_EVENT), { ...head, ...expected, sampleId: SAMPLE_ID });
-      const bare = imageOf(record(KERNEL_RECORD[type], misc, body));
+      const bare = imageOf(record(RECORD[type], misc, body));
       const old = { ...OF_EVENT, sampleIdAll: false };
       assert.deepEqual(decodeKernelRecord(bare.image, bare.at, old), { ...head, ...expected, sampleId: null });
     });
 
     it(`${type} (misc ${misc}) is refused where it is cut, and never read beyond its end`, () => {
       const whole = body.toArray();
-      const after = record(KERNEL_RECORD.LOST, 0, new Bytes().u64(1, 2, 3, 4, 5, 6, 7, 8));
+      const after = record(RECORD.LOST, 0, new Bytes().u64(1, 2, 3, 4, 5, 6, 7, 8));
       let refused = 0;
       for (let length = 0; length < whole.length; length++) {
-        const { image, at } = imageOf(
-          record(KERNEL_RECORD[type], misc, new Bytes().raw(whole.subarray(0, length))),
-          after,
-        );
+        const { image, at } = imageOf(record(RECORD[type], misc, new Bytes().raw(whole.subarray(0, length))), after);
         try {
           decodeKernelRecord(image, at, { ...OF_EVENT, sampleIdAll: false });
         } catch (error) {
@@ -135,7 +131,7 @@ describe("records of the kernel", () => {
         }
       }
       assert.ok(refused > 0 || whole.length === 0);
-      const { image, at } = imageOf(record(KERNEL_RECORD[type], misc, new Bytes().u64(1)), after);
+      const { image, at } = imageOf(record(RECORD[type], misc, new Bytes().u64(1)), after);
       assert.throws(() => decodeKernelRecord(image, at, OF_EVENT), RecordingError, "too short for its sample_id");
     });
   }
@@ -143,7 +139,7 @@ describe("records of the kernel", () => {
   it("covers every type that the ABI names", () => {
     const covered = new Set<string>(cases.map(([type]) => type));
     assert.deepEqual(
-      Object.keys(KERNEL_RECORD).filter((type) => !covered.has(type)),
+      Object.keys(RECORD).filter((type) => !covered.has(type)),
       ["SAMPLE"],
     );
   });
@@ -159,7 +155,7 @@ describe("records of the kernel", () => {
   });
 
   it("are refused where their header lies beyond the file", () => {
-    const { image, at } = imageOf(record(KERNEL_RECORD.LOST, 0, new Bytes().u64(1, 2)));
+    const { image, at } = imageOf(record(RECORD.LOST, 0, new Bytes().u64(1, 2)));
     for (const where of [at + 24, at + 20, image.length + 8, -8]) {
       assert.throws(() => decodeKernelRecord(image, where, layout({})), RecordingError);
     }

@@ -1,6 +1,6 @@
 /** The kernel's records, decoded in full: layouts in linux/perf_event.h, enum perf_event_type. */
-import { MISC_CPUMODE_MASK } from "../abi.js";
-import { KERNEL_RECORD, MISC, RECORD_HEADER_BYTES } from "./format.js";
+import { MISC, MISC_CPUMODE_MASK, RECORD } from "../abi.js";
+import { RECORD_HEADER_BYTES } from "./format.js";
 import { Cursor, type Image } from "./image.js";
 import {
   type CounterReading,
@@ -127,14 +127,14 @@ export function decodeKernelRecord(image: Image, at: number, layout: SampleLayou
   const misc = header.u16("its misc bits");
   const size = header.u16("its size");
   const whole = new Cursor(image, at + RECORD_HEADER_BYTES, Math.max(at + RECORD_HEADER_BYTES, at + size), "a record");
-  const trailer = type === KERNEL_RECORD.SAMPLE ? 0 : sampleIdBytes(layout);
+  const trailer = type === RECORD.SAMPLE ? 0 : sampleIdBytes(layout);
   const body = whole.sub(whole.left - trailer, `PERF_RECORD_${nameOf(type)}`);
-  const sampleId = type === KERNEL_RECORD.SAMPLE ? null : decodeSampleId(whole, layout);
+  const sampleId = type === RECORD.SAMPLE ? null : decodeSampleId(whole, layout);
   return { misc, cpumode: misc & MISC_CPUMODE_MASK, sampleId, ...decodeBody(body, type, misc, layout) };
 }
 
-const NAMES = new Map<number, keyof typeof KERNEL_RECORD>(
-  Object.entries(KERNEL_RECORD).map(([name, type]) => [type, name as keyof typeof KERNEL_RECORD]),
+const NAMES = new Map<number, keyof typeof RECORD>(
+  Object.entries(RECORD).map(([name, type]) => [type, name as keyof typeof RECORD]),
 );
 
 function nameOf(type: number): string {
@@ -142,7 +142,7 @@ function nameOf(type: number): string {
 }
 
 type Bodies = {
-  readonly [Type in keyof typeof KERNEL_RECORD]: (
+  readonly [Type in keyof typeof RECORD]: (
     cursor: Cursor,
     misc: number,
     layout: SampleLayout,

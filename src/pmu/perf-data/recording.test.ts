@@ -3,12 +3,11 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
-import { SAMPLE } from "../abi.js";
+import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import { seededRandom } from "../software/random.js";
 import { indexRecords } from "../software/record-index.js";
 import { countsByName, DEMO, FIXTURES, MALFORMED, skipCollection } from "./collection.test-support.js";
-import { KERNEL_RECORD } from "./format.js";
 import { type Damage, RecordingError } from "./image.js";
 import { decodeKernelRecord } from "./kernel-records.js";
 import { parseRecording, type Recording, readRecording } from "./recording.js";
@@ -57,7 +56,7 @@ describe("the shipped recording", () => {
     }
     assert.deepEqual(recording.damage, []);
     assert.deepEqual(indexRecords(recording).cpus, [0, 1]);
-    assert.ok((recording.counts[KERNEL_RECORD.SAMPLE] as number) > 300);
+    assert.ok((recording.counts[RECORD.SAMPLE] as number) > 300);
     assert.ok(recording.image.length < 200_000);
     assert.equal(recording.features.HOSTNAME, "demo");
   });
@@ -95,7 +94,7 @@ describe("unreadable recordings", () => {
       return parseRecording("F", bytes);
     };
     const whole = readRecording(DEMO);
-    const samples = whole.counts[KERNEL_RECORD.SAMPLE] as number;
+    const samples = whole.counts[RECORD.SAMPLE] as number;
     const [run] = whole.runs;
     assert.ok(run !== undefined);
     const cases: [recording: Recording, at: number, message: RegExp, samples: number][] = [
@@ -111,7 +110,7 @@ describe("unreadable recordings", () => {
       assert.ok(first !== undefined, String(message));
       assert.equal(first.offset, at);
       assert.match(first.message, message);
-      assert.equal(recording.counts[KERNEL_RECORD.SAMPLE], expected, String(message));
+      assert.equal(recording.counts[RECORD.SAMPLE], expected, String(message));
     }
   });
 

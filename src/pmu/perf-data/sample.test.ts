@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
-import { FORMAT, SAMPLE } from "../abi.js";
-import { BRANCH_SAMPLE, CALLCHAIN_CONTEXT, KERNEL_RECORD } from "./format.js";
+import { BRANCH_SAMPLE, FORMAT, RECORD, SAMPLE } from "../abi.js";
+import { CALLCHAIN_CONTEXT } from "./format.js";
 import { RecordingError } from "./image.js";
 import { decodeKernelRecord } from "./kernel-records.js";
 import { Bytes, imageOf, layout, record } from "./record-bytes.test-support.js";
@@ -11,7 +11,7 @@ const ALL_BITS = Object.values(SAMPLE).reduce((all, bit) => all | bit, 0) & ~SAM
 const ALL = layout({
   sampleType: ALL_BITS,
   readFormat: FORMAT.GROUP | FORMAT.ID | FORMAT.LOST | FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING,
-  branchSampleType: BRANCH_SAMPLE.HW_INDEX | BRANCH_SAMPLE.COUNTERS,
+  branchSampleType: BigInt(BRANCH_SAMPLE.HW_INDEX | BRANCH_SAMPLE.COUNTERS),
   sampleRegsUser: 0b101n,
   sampleRegsIntr: 1n << 40n,
 });
@@ -47,7 +47,7 @@ function everything(): Bytes {
 }
 
 const decode = (body: Bytes, of: SampleLayout): Sample => {
-  const { image, at } = imageOf(record(KERNEL_RECORD.SAMPLE, 2, body));
+  const { image, at } = imageOf(record(RECORD.SAMPLE, 2, body));
   const decoded = decodeKernelRecord(image, at, of);
   assert.ok(decoded.type === "SAMPLE" && decoded.cpumode === 2 && decoded.sampleId === null);
   return decoded.sample;
@@ -166,7 +166,7 @@ describe("a sample", () => {
     const whole = everything().toArray();
     // AUX's last bytes are padding.
     for (let length = 0; length < whole.length - 5; length++) {
-      const { image, at } = imageOf(record(KERNEL_RECORD.SAMPLE, 0, new Bytes().raw(whole.subarray(0, length))));
+      const { image, at } = imageOf(record(RECORD.SAMPLE, 0, new Bytes().raw(whole.subarray(0, length))));
       assert.throws(
         () => decodeKernelRecord(image, at, ALL),
         (error) => {
@@ -182,10 +182,10 @@ describe("a sample", () => {
 
   it("whose counts run past its end is refused, whatever follows in the file", () => {
     const counted = [SAMPLE.CALLCHAIN, SAMPLE.BRANCH_STACK, SAMPLE.STACK_USER, SAMPLE.AUX];
-    const following = record(KERNEL_RECORD.SAMPLE, 0, new Bytes().u64(...Array.from({ length: 40 }, () => 1)));
+    const following = record(RECORD.SAMPLE, 0, new Bytes().u64(...Array.from({ length: 40 }, () => 1)));
     for (const bit of counted) {
       for (const count of [3n, 1n << 32n, 1n << 53n, 1n << 60n, (1n << 64n) - 1n]) {
-        const sample = record(KERNEL_RECORD.SAMPLE, 0, new Bytes().u64(count, 0));
+        const sample = record(RECORD.SAMPLE, 0, new Bytes().u64(count, 0));
         const { image, at } = imageOf(sample, following);
         const decoding = () => decodeKernelRecord(image, at, layout({ sampleType: bit }));
         if (bit !== SAMPLE.STACK_USER && bit !== SAMPLE.AUX) assert.throws(decoding, RecordingError);
@@ -193,12 +193,12 @@ describe("a sample", () => {
       }
     }
     for (const size of [5, 0xffff_fffc]) {
-      const sample = record(KERNEL_RECORD.SAMPLE, 0, new Bytes().u32(size, 0));
+      const sample = record(RECORD.SAMPLE, 0, new Bytes().u32(size, 0));
       const { image, at } = imageOf(sample, following);
       assert.throws(() => decodeKernelRecord(image, at, layout({ sampleType: SAMPLE.RAW })), RecordingError);
     }
     const group = layout({ sampleType: SAMPLE.READ, readFormat: FORMAT.GROUP });
-    const { image, at } = imageOf(record(KERNEL_RECORD.SAMPLE, 0, new Bytes().u64(1n << 61n, 0)), following);
+    const { image, at } = imageOf(record(RECORD.SAMPLE, 0, new Bytes().u64(1n << 61n, 0)), following);
     assert.throws(() => decodeKernelRecord(image, at, group), /byte 120: .*2305843009213694000 values of a group/);
   });
 });

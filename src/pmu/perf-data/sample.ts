@@ -1,7 +1,7 @@
 /** PERF_RECORD_SAMPLE in full: order and sizes of the fields in linux/perf_event.h, "PERF_RECORD_SAMPLE". */
-import { FORMAT, SAMPLE } from "../abi.js";
+import { BRANCH_SAMPLE, FORMAT, SAMPLE } from "../abi.js";
 import type { RecordedAttr } from "./attr.js";
-import { BRANCH_SAMPLE, CALLCHAIN_CONTEXT } from "./format.js";
+import { CALLCHAIN_CONTEXT } from "./format.js";
 import type { Cursor } from "./image.js";
 
 /** What decides how an event's records are laid out. */
@@ -182,8 +182,8 @@ const BRANCH_BYTES = 24;
 
 function branchStack(cursor: Cursor, branchSampleType: bigint): BranchStack {
   const count = cursor.number("BRANCH_STACK");
-  const hwIndex = (branchSampleType & BRANCH_SAMPLE.HW_INDEX) !== 0n ? cursor.u64("BRANCH_STACK") : null;
-  const hasCounters = (branchSampleType & BRANCH_SAMPLE.COUNTERS) !== 0n;
+  const hwIndex = (branchSampleType & BigInt(BRANCH_SAMPLE.HW_INDEX)) !== 0n ? cursor.u64("BRANCH_STACK") : null;
+  const hasCounters = (branchSampleType & BigInt(BRANCH_SAMPLE.COUNTERS)) !== 0n;
   cursor.count(count, hasCounters ? BRANCH_BYTES + 8 : BRANCH_BYTES, "branches");
   const entries = Array.from({ length: count }, () => branch(cursor));
   return { hwIndex, entries, counters: hasCounters ? cursor.u64s(count, "branches' counters") : null };

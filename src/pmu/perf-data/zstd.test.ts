@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, it } from "node:test";
+import { RECORD } from "../abi.js";
 import { FIXTURES } from "./collection.test-support.js";
-import { KERNEL_RECORD, USER_RECORD } from "./format.js";
+import { USER_RECORD } from "./format.js";
 import type { Image } from "./image.js";
 import { Bytes, imageOf, record } from "./record-bytes.test-support.js";
 import { readRecording } from "./recording.js";
@@ -93,7 +94,7 @@ describe("the zstd stream", () => {
 const LOST_40000 =
   "KLUv/YBIAKYOAOQAAHACAAAAAAAYAAEACQACAAQA3/87EwCGAcYDQAJMAAAIAQEA/P85EAJMAAAICQEA/P85EAJMAAAIAgEA/P85EAJMAAAIAQEA/P85EAJMAAAICQEA/P85EAJMAAAIAgEA/P85EAJNAAAIAQEA/CUdCAE=";
 
-const lost = (lostCount: number): Uint8Array => record(KERNEL_RECORD.LOST, 0, new Bytes().u64(1, lostCount));
+const lost = (lostCount: number): Uint8Array => record(RECORD.LOST, 0, new Bytes().u64(1, lostCount));
 
 /** `data` in compressed records of `step` bytes. */
 function compressedRecords(data: Uint8Array, step: number, type: number): Uint8Array[] {
@@ -175,11 +176,11 @@ describe("compressed records", () => {
     assert.match(damage.message, /what is compressed holds more than \d+ bytes; record without -z/);
     assert.ok(inflatedBytes <= image.fileBytes * 256);
     // Up to there, all that is whole is served.
-    assert.equal(counts[KERNEL_RECORD.LOST], 1 + Math.floor(inflatedBytes / 24));
-    const padding = record(KERNEL_RECORD.LOST, 0, new Bytes().raw(new Uint8Array(5000)));
+    assert.equal(counts[RECORD.LOST], 1 + Math.floor(inflatedBytes / 24));
+    const padding = record(RECORD.LOST, 0, new Bytes().raw(new Uint8Array(5000)));
     const larger = scan(padding, ...compressedRecords(bomb, 1000, USER_RECORD.COMPRESSED));
     assert.equal(larger.scan.damage, null);
-    assert.equal(larger.scan.counts[KERNEL_RECORD.LOST], 40_001);
+    assert.equal(larger.scan.counts[RECORD.LOST], 40_001);
   });
 
   it("of real recordings hold what perf says", () => {

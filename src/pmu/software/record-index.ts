@@ -4,7 +4,7 @@
  */
 import { RECORD, SAMPLE } from "../abi.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
-import { KERNEL_RECORD, USER_RECORD, USER_RECORD_START } from "../perf-data/format.js";
+import { USER_RECORD, USER_RECORD_START } from "../perf-data/format.js";
 import { type Damage, RecordingError, u64At } from "../perf-data/image.js";
 import type { Recording } from "../perf-data/recording.js";
 import { sampleOffsets } from "../sample-layout.js";
@@ -266,12 +266,12 @@ function distinctCpus({ image }: Recording, cpus: Uint32Array): number[] {
 /** Where records of a type hold a time besides that of their sample_id, in bytes from their start; 0: nowhere. */
 export function bodyTimeAt(type: number): number {
   switch (type) {
-    case KERNEL_RECORD.FORK:
-    case KERNEL_RECORD.EXIT:
+    case RECORD.FORK:
+    case RECORD.EXIT:
       // { header, pid, ppid, tid, ptid, time }
       return 24;
-    case KERNEL_RECORD.THROTTLE:
-    case KERNEL_RECORD.UNTHROTTLE:
+    case RECORD.THROTTLE:
+    case RECORD.UNTHROTTLE:
       return 8;
     default:
       return 0;

@@ -2,7 +2,6 @@
 import { parentPort } from "node:worker_threads";
 import { PAGE_BYTES, RECORD } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
-import { KERNEL_RECORD } from "../perf-data/format.js";
 import type { RingDescriptor } from "../source.js";
 import { addLost, addProduced, type CountsBuffer } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
@@ -28,8 +27,6 @@ export interface ReplayProducerData {
 export type ReplayCommand =
   | { readonly kind: "begin"; readonly run: number }
   | { readonly kind: "abandon" }
-  /** The task records of all events, whether those are enabled or not. */
-  | { readonly kind: "tasks"; readonly on: boolean }
   | { readonly kind: "enable" | "disable"; readonly attr: number; readonly wakeEach: boolean };
 
 /** All records of the run are written, and the readers have taken them. */
@@ -44,13 +41,13 @@ const STEP_RECORDS_MAX = 10_000;
 
 /** They tell of one event, and nobody wants them who has not enabled it; all others tell of the machine. */
 const OF_THEIR_EVENT: ReadonlySet<number> = new Set([
-  KERNEL_RECORD.SAMPLE,
-  KERNEL_RECORD.LOST,
-  KERNEL_RECORD.LOST_SAMPLES,
-  KERNEL_RECORD.THROTTLE,
-  KERNEL_RECORD.UNTHROTTLE,
-  KERNEL_RECORD.READ,
-  KERNEL_RECORD.CALLCHAIN_DEFERRED,
+  RECORD.SAMPLE,
+  RECORD.LOST,
+  RECORD.LOST_SAMPLES,
+  RECORD.THROTTLE,
+  RECORD.UNTHROTTLE,
+  RECORD.READ,
+  RECORD.CALLCHAIN_DEFERRED,
 ]);
 
 class Replay {
@@ -60,7 +57,6 @@ class Replay {
   /** By attr: how often it is enabled. */
   readonly #enabled: Uint32Array;
   #enabledCount = 0;
-  #tasksWanted = 0;
   /** How many of them want a wake-up for each sample. */
   #wakeEachCount = 0;
   #run: number | null = null;
@@ -94,9 +90,6 @@ class Replay {
         this.#shiftNs = 0;
         this.#wrote = false;
         Atomics.store(this.#data.position, 0, 0);
-        return;
-      case "tasks":
-        this.#tasksWanted += command.on ? 1 : -1;
         return;
       case "abandon":
         this.#run = null;

@@ -239,22 +239,15 @@ class ReplaySource implements Source {
     }
   }
 
-  /** Whoever made them: they tell of tasks, not of the event that was opened to get them. */
+  /** The producer writes them whatever event is enabled: they tell of tasks, not of the event that was opened to get them. */
   openTasks(): OpenTasks {
-    let isOn = false;
-    const turn = (on: boolean): void => {
-      if (isOn === on) return;
-      isOn = on;
-      this.#thread.post({ kind: "tasks", on });
-      if (!on) this.#thread.settle();
-    };
     return {
       formats: this.#recording.attrs.map(formatOf),
-      enable: () => turn(true),
-      disable: () => turn(false),
+      enable: () => {},
+      disable: () => {},
       // What the recording lost nobody can make good.
       readLost: () => 0,
-      close: () => turn(false),
+      close: () => {},
     };
   }
 
