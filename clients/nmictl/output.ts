@@ -19,9 +19,12 @@ export class Output {
     return this.#gone.signal;
   }
 
-  /** Resolves when the text has left the process; at once when the reader has gone. Throws when writing failed. */
-  async write(text: string): Promise<void> {
-    if (text !== "" && !this.gone.aborted) {
+  /**
+   * Resolves when it has left the process, so that memory may be used again; at once when the reader has gone. Throws when
+   * writing failed.
+   */
+  async write(text: string | Uint8Array): Promise<void> {
+    if (text.length > 0 && !this.gone.aborted) {
       await new Promise<void>((resolve) => {
         this.#stream.write(text, () => resolve());
       });

@@ -174,10 +174,10 @@ export interface AttrFields {
   /** Hz with `freq`, else events. */
   readonly samplePeriod: bigint;
   readonly freq: boolean;
-  readonly excludeUser: boolean;
-  readonly excludeKernel: boolean;
-  readonly excludeHv: boolean;
-  readonly preciseIp: number;
+  readonly excludeUser?: boolean;
+  readonly excludeKernel?: boolean;
+  readonly excludeHv?: boolean;
+  readonly preciseIp?: number;
   readonly config1?: bigint;
   readonly config2?: bigint;
   readonly config3?: bigint;
@@ -217,7 +217,7 @@ export function encodeAttr(fields: AttrFields): Uint8Array {
   if (fields.excludeHv) flags |= ATTR_FLAG.EXCLUDE_HV;
   if (fields.freq) flags |= ATTR_FLAG.FREQ;
   if (fields.watermark) flags |= ATTR_FLAG.WATERMARK;
-  flags |= BigInt(fields.preciseIp) << ATTR_FLAG.PRECISE_IP_SHIFT;
+  flags |= BigInt(fields.preciseIp ?? 0) << ATTR_FLAG.PRECISE_IP_SHIFT;
   flags |= fields.track ?? 0n;
   view.setUint32(ATTR.TYPE, fields.type, true);
   view.setUint32(ATTR.SIZE, bytes.length, true);

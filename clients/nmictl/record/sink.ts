@@ -2,6 +2,7 @@
 import { type FileHandle, open, rename, stat } from "node:fs/promises";
 import type { Writable } from "node:stream";
 import { NmiError } from "../../typescript/index.js";
+import { Output } from "../output.js";
 import type { FileEnd } from "./writer.js";
 
 export interface Sink {
@@ -84,30 +85,24 @@ class FileSink implements Sink {
 /** A pipe. A reader that has gone aborts `gone` and fails nothing. */
 export class PipeSink implements Sink {
   readonly isFile = false;
-  readonly #stream: Writable;
-  readonly #gone = new AbortController();
-  #failure: Error | undefined;
+  readonly #output: Output;
   length = 0;
 
   constructor(stream: Writable) {
-    this.#stream = stream;
-    stream.on("error", (error: NodeJS.ErrnoException) => {
-      if (error.code !== "EPIPE") this.#failure ??= error;
-      this.#gone.abort();
-    });
+    this.#output = new Output(stream);
   }
 
   get gone(): AbortSignal {
-    return this.#gone.signal;
+    return this.#output.gone;
   }
 
   async write(bytes: Uint8Array): Promise<void> {
     if (this.gone.aborted) return;
-    // The caller's memory is used again, and a stream may hold on to what it is given.
-    await new Promise<void>((resolve) => {
-      this.#stream.write(bytes, () => resolve());
-    });
-    if (this.#failure !== undefined) throw failed("standard output", this.#failure);
+    try {
+      await this.#output.write(bytes);
+    } catch (error) {
+      throw failed("standard output", error);
+    }
     this.length += bytes.length;
   }
 

@@ -1,16 +1,19 @@
 /** What follows the colon: `u`, `k`, `ppp`, `G`, … as tools/perf reads them (get_event_modifier in util/parse-events.c). */
+import type { EventAttr } from "../source.js";
 import { type Piece, quote, syntaxError } from "./piece.js";
 
-export interface Modifiers {
-  readonly excludeUser: boolean;
-  readonly excludeKernel: boolean;
-  readonly excludeHv: boolean;
-  readonly excludeHost: boolean;
-  readonly excludeGuest: boolean;
-  readonly excludeIdle: boolean;
-  readonly pinned: boolean;
-  /** perf_event_attr.precise_ip, 0 to 3: how many p. */
-  readonly preciseIp: number;
+export interface Modifiers
+  extends Pick<
+    EventAttr,
+    | "excludeUser"
+    | "excludeKernel"
+    | "excludeHv"
+    | "excludeHost"
+    | "excludeGuest"
+    | "excludeIdle"
+    | "pinned"
+    | "preciseIp"
+  > {
   /** P: as precise as the kernel offers. */
   readonly preciseMax: boolean;
   /** S: samples of a group's leader carry what its members have counted. */

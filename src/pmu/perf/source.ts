@@ -85,10 +85,6 @@ function openAnchor(kernel: Kernel, cpu: number, ringBytes: number): number | nu
     readFormat: 0,
     samplePeriod: 0n,
     freq: false,
-    excludeUser: false,
-    excludeKernel: false,
-    excludeHv: false,
-    preciseIp: 0,
     wakeup: ringBytes * WATERMARK_SHARE,
     watermark: true,
   });

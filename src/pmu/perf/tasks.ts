@@ -32,10 +32,6 @@ export function openPerfTasks(kernel: Kernel, rings: readonly CpuRing[], shape: 
       readFormat: FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING | (countsLost() ? FORMAT.LOST : 0),
       samplePeriod: 0n,
       freq: false,
-      excludeUser: false,
-      excludeKernel: false,
-      excludeHv: false,
-      preciseIp: 0,
       wakeup: 0,
       watermark: false,
       track:
