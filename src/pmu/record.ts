@@ -307,8 +307,8 @@ export class BatchIndex {
 const TWO_32 = 2 ** 32;
 
 /**
- * The usual format: every column there, an id, nothing of variable length. Numbers only as arguments, and one loop for
- * all columns: with constant arrays that is twice as fast as with an object's.
+ * The usual format: every column there, an id, nothing of variable length. Beside findAny, which could do it, because a
+ * sample then costs 19.0 ns from the ring to its column and not 22.6 (`npm run bench -- decode`).
  */
 function findPlain(
   words: Uint32Array,
