@@ -95,6 +95,9 @@ describe("Dispatcher: after the death of another", () => {
     const prepare = (dispatcher: Dispatcher): void => dispatcher.addFormats(0, [format([1])]);
     prepare(fixture.dispatcher);
     const handler = fixture.add();
+    const { writer } = fixture.rings[0];
+    writer.countLost(3);
+    assert.ok(writer.settleLost(1n, 1, 0));
     write(fixture, [...numbered(5), { id: 77 }]);
     fixture.dispatcher.failAt("counted", () => {
       throw new Death();
@@ -103,6 +106,7 @@ describe("Dispatcher: after the death of another", () => {
     fixture.replace(fixture.table.bury(0), prepare);
     const { words } = fixture.stats;
     assert.deepEqual([words[DISPATCHER_STAT.SAMPLES], words[DISPATCHER_STAT.STRAY_SAMPLES]], [5, 1]);
+    assert.equal(words[DISPATCHER_STAT.LOST_RECORDS], 3);
     assert.equal(eventStat(fixture, 0, EVENT_STAT.SAMPLES), 5);
     assert.equal(handler.takeTimes().length, 5);
     write(fixture, numbered(2));

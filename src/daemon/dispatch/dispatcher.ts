@@ -356,10 +356,11 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   #post(writer: OutboxWriter, e: number, c: number): void {
     const chunks = this.#chunks;
-    let isFull = writer.isFull(e, chunks.segmentBytes[c]);
+    const planned = chunks.segmentBytes[c];
+    let isFull = writer.isFull(e, planned);
     const isShort = !isFull && this.#isShort(writer, c);
     // Encoded by now, it may take more than was planned.
-    if (!isFull && !isShort) isFull = writer.isFull(e, chunks.segmentBytes[c]);
+    if (chunks.segmentBytes[c] > planned) isFull ||= writer.isFull(e, chunks.segmentBytes[c]);
     const refusal = writer.admit(e, isFull, isShort, this.#nowNs);
     if (refusal === ADMITTED) {
       chunks.posted[c] += 1;
@@ -415,6 +416,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   lost(records: number): void {
+    if (this.#abandoned !== null) return;
     this.#parts.stats.words[DISPATCHER_STAT.LOST_RECORDS] += records;
   }
 }

@@ -96,10 +96,11 @@ export class TaskLanes {
   ): boolean {
     if (lane.serial !== serial) this.#encode(lane, batch, ring, serial);
     for (const chunk of lane.chunks) {
-      let isFull = writer.isFull(ANY_EVENT, chunk.segmentBytes);
+      const planned = chunk.segmentBytes;
+      let isFull = writer.isFull(ANY_EVENT, planned);
       const isShort = !isFull && this.#isShort(chunk, writer, shareBytes, nowNs);
       // Encoded by now, it may take more than was planned.
-      if (!isFull && !isShort) isFull = writer.isFull(ANY_EVENT, chunk.segmentBytes);
+      if (chunk.segmentBytes > planned) isFull ||= writer.isFull(ANY_EVENT, chunk.segmentBytes);
       const refusal = writer.admit(ANY_EVENT, isFull, isShort, nowNs);
       if (refusal === ADMITTED) {
         chunk.posted++;
