@@ -193,9 +193,9 @@ function withheldLoss(): Tampering {
   return { control: (delivery) => !isIt(delivery) };
 }
 
+/** From all: only who is there all along can know how much there is to be told, and the first to be told may be another. */
 function withheldRingLoss(): Tampering {
-  const isIt = nth(1, ({ loss }) => (loss as Message | undefined)?.eventWide === true);
-  return { control: (delivery) => !isIt(delivery) };
+  return { control: ({ loss }) => (loss as Message | undefined)?.eventWide !== true };
 }
 
 function otherReason(): Tampering {
