@@ -1,126 +1,14 @@
-/** `nmictl verify`: what goes in comes out or is accounted for, whatever the handlers do, and what is not is found. */
+/** `nmictl verify` finds what does not balance, and nothing where all does; minutes of load are in balance.test.ts. */
 import assert from "node:assert/strict";
-import fs from "node:fs";
-import { type TestContext, test } from "node:test";
+import { test } from "node:test";
 import { type Report, reconcile } from "../../clients/nmictl/verify/reconcile.js";
-import { ROLES } from "../../clients/nmictl/verify/roles.js";
 import { run } from "../../clients/nmictl/verify/run.js";
 import { BOUNDED } from "../support/bound.js";
-import { startBusy, usableCpus } from "../support/busy.js";
-import { poll } from "../support/conditions.js";
-import { type RunningDaemon, startDaemon } from "../support/daemon.js";
-import { connectTo, startLiveDaemon } from "../support/live.js";
+import { startDaemon } from "../support/daemon.js";
+import { connectTo } from "../support/live.js";
 import { startNmictl } from "../support/process.js";
 import { type Message, startTamperingProxy, type Tampering } from "../support/tampering-proxy.js";
-
-/** The least that the daemon allows, or nearly: full within milliseconds. */
-const SMALL_RINGS = { NMID_RING_KIB: "8" } as const;
-const SECONDS = 15;
-
-/** Starts `nmictl verify` and resolves with its report. */
-async function verify(t: TestContext, daemon: RunningDaemon, ...args: string[]): Promise<Report> {
-  const command = startNmictl(t, daemon, "--json", "verify", ...args);
-  const { code, stdout, stderr } = await command.exited;
-  assert.notEqual(stdout, "", stderr);
-  const report = JSON.parse(stdout) as Report;
-  assert.deepEqual(report.imbalances, [], stderr);
-  assert.ok(report.balanced);
-  assert.equal(code, 0, stderr);
-  return report;
-}
-
-function lossesOf(report: Report): Map<string, number> {
-  return new Map(report.losses.map(({ reason, booked }) => [reason, booked]));
-}
-
-function noneUnbalanced(daemon: RunningDaemon): void {
-  assert.deepEqual(
-    daemon.logs.filter((line) => /do not balance/.test(line)),
-    [],
-  );
-}
-
-test("overload, churn, broken streams and full rings: every sample made is accounted for", BOUNDED, async (t) => {
-  const daemon = await startDaemon(t, {
-    args: ["--source", "synthetic:200000", "--dispatchers", "2"],
-    env: SMALL_RINGS,
-  });
-  const args = ["--seconds", String(SECONDS), "--seed", "4", "-e", "cpu-clock", "-e", "cycles"];
-  const report = await verify(t, daemon, ...args);
-  noneUnbalanced(daemon);
-
-  // All that there is to survive was there, and all that can be compared was.
-  assert.deepEqual(report.unchecked, []);
-  assert.equal(report.checks.length, 9);
-  assert.deepEqual(
-    new Set(report.roles.map(({ role }) => role)),
-    new Set(["everything, all along", ...ROLES.map(({ name }) => name)]),
-  );
-  const losses = lossesOf(report);
-  for (const reason of [
-    "QUEUE_FULL",
-    "QUEUE_DROPPED_OLDEST",
-    "STREAM_BROKEN",
-    "DISCARDED",
-    "LEASE_EXPIRED",
-    "DISCONNECTED",
-  ]) {
-    assert.ok((losses.get(reason) ?? 0) > 0, `${reason}: ${[...losses].join("; ")}`);
-  }
-  assert.ok(report.eventWide.KERNEL > 0, "the rings were full");
-  assert.ok(report.streamsResumed > 0);
-  for (const end of ["DEREGISTERED", "OVERFLOWED", "no end", "never subscribed"]) assert.ok(report.ends[end] > 0, end);
-  const made = report.checks.find(({ what }) => what.startsWith("samples made"));
-  assert.ok(made !== undefined && made.left > 1_000_000 && made.left > report.eventWide.KERNEL);
-});
-
-/** CPU time that a process has used, in clock ticks of 10 ms. */
-function cpuTicks(pid: number): number {
-  const fields = fs
-    .readFileSync(`/proc/${pid}/stat`, "utf8")
-    .replace(/^.*\) /, "")
-    .split(" ");
-  return Number(fields[11]) + Number(fields[12]);
-}
-
-test(
-  "live samples at a high rate into the smallest rings, and a daemon that is stopped now and then",
-  BOUNDED,
-  async (t) => {
-    const daemon = await startLiveDaemon(t, { args: ["--dispatchers", "2"], env: SMALL_RINGS });
-    if (daemon === null) return;
-    const client = connectTo(t, daemon);
-    const busy = usableCpus().map((cpu) => startBusy(t, { cpu }));
-    const verified = verify(t, daemon, "--seconds", "8", "--seed", "5", "-e", "cpu-clock", "-F", "4000");
-    for (let stop = 0; stop < 3; stop++) {
-      const lost = await poll(
-        "an event to lose samples of",
-        async () => (await client.getStatus()).events[0]?.kernelLost,
-      );
-      process.kill(daemon.pid, "SIGSTOP");
-      try {
-        // A tenth of a second of a CPU that is busy: 400 samples, where a ring takes 127.
-        const [{ pid }] = busy;
-        const from = cpuTicks(pid);
-        await poll("a busy CPU", () => (cpuTicks(pid) - from >= 10 ? true : undefined));
-      } finally {
-        process.kill(daemon.pid, "SIGCONT");
-      }
-      await poll("samples lost in the rings", async () => {
-        const { events } = await client.getStatus();
-        return (events[0]?.kernelLost ?? 0) > lost ? true : undefined;
-      });
-    }
-    const report = await verified;
-    noneUnbalanced(daemon);
-    assert.match(report.source, /^perf/);
-    assert.deepEqual(report.unchecked, ["samples made: this source does not count them"]);
-    assert.ok(report.eventWide.KERNEL > 0);
-    assert.ok(report.roles.every(({ handlers }) => handlers > 0) && report.roles.length === ROLES.length + 1);
-    const [witness] = report.roles;
-    assert.ok(witness.received > 0);
-  },
-);
+import { lossesOf, SMALL_RINGS, verify } from "../support/verify.js";
 
 test(
   "with others on the daemon each handler's books are checked, and no sum that is theirs as well",
