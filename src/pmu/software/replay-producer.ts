@@ -38,6 +38,8 @@ export interface ReplayEnded {
 const READER_POLL_MS = 1;
 /** Bounds how long a command waits. */
 const STEP_RECORDS_MAX = 10_000;
+/** Longer records are copied faster by the engine than by a loop. */
+const WORD_LOOP_BYTES_MAX = 128;
 
 /** They tell of one event, and nobody wants them who has not enabled it; all others tell of the machine. */
 const OF_THEIR_EVENT: ReadonlySet<number> = new Set([
@@ -53,6 +55,8 @@ const OF_THEIR_EVENT: ReadonlySet<number> = new Set([
 class Replay {
   readonly #data: ReplayProducerData;
   readonly #view: DataView;
+  /** The image's whole words. */
+  readonly #words: Uint32Array;
   readonly #writers: readonly RingWriter[];
   /** By attr: how often it is enabled. */
   readonly #enabled: Uint32Array;
@@ -75,6 +79,7 @@ class Replay {
   constructor(data: ReplayProducerData, writers: readonly RingWriter[]) {
     this.#data = data;
     this.#view = new DataView(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength);
+    this.#words = new Uint32Array(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength >>> 2);
     this.#writers = writers;
     this.#enabled = new Uint32Array(data.attrs);
     this.#passNs = passNs(data.index);
@@ -154,9 +159,11 @@ class Replay {
     if (this.#enabled[attr] === 0 && OF_THEIR_EVENT.has(type)) return true;
     const size = this.#view.getUint16(at + 6, true);
     const writer = this.#writers[index.ring[record] as number] as RingWriter;
-    if (writer.room() < size) return false;
+    if (!writer.hasRoom(size)) return false;
     const position = writer.head;
-    writer.append(bytes, at, at + size);
+    // What compressed records hold need not lie at a multiple of four bytes.
+    if (size <= WORD_LOOP_BYTES_MAX && at % 4 === 0) writer.appendWords(this.#words, at / 4, (at + size) / 4);
+    else writer.append(bytes, at, at + size);
     this.#wrote = true;
     if (this.#shiftNs > 0) this.#shiftTimes(writer, position, type, index.timeAt[record] as number, size);
     if (type === RECORD.SAMPLE) addProduced(counts, attr, 1);

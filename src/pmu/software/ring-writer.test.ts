@@ -35,6 +35,24 @@ function tryWrite(writer: RingWriter, bytes: Uint8Array): boolean {
 }
 
 describe("RingWriter", () => {
+  it("copies words as it copies bytes, and knows room as the reader makes it", () => {
+    const { writer, consumer } = setUp();
+    const source = record(64, 9);
+    const words = new Uint32Array(source.buffer);
+    const fitting = Math.floor(writer.recordBytesMax / source.length);
+    for (let pass = 0; pass < 3; pass++) {
+      for (let i = 0; i < fitting; i++) {
+        assert.ok(writer.hasRoom(source.length));
+        writer.appendWords(words, 0, words.length);
+      }
+      assert.ok(!writer.hasRoom(source.length));
+      writer.publish(false);
+      const taken = consumer.take();
+      assert.equal(taken.length, fitting);
+      for (const { view } of taken) assert.deepEqual(new Uint8Array(view.buffer), source);
+    }
+  });
+
   it("fills in the control page as the kernel does", () => {
     const control = new BigUint64Array(setUp().memory, 0, 512);
     assert.equal(control[MMAP_PAGE.DATA_OFFSET / 8], 4096n);

@@ -29,6 +29,8 @@ export class RingWriter {
   #published: number;
   #wokenAt: number;
   #pendingLost = 0;
+  /** As it was when last looked at: the reader may have gone on since, and never goes back. */
+  #seenTail: number;
 
   /** `memory` is the whole mapping: control page, then data. `wake` makes the ring's fd readable. */
   constructor(memory: ArrayBuffer, dataBytes: number, cpu: number, wake: () => void) {
@@ -42,6 +44,7 @@ export class RingWriter {
     this.#head = Number(Atomics.load(this.#control, MMAP_PAGE.DATA_HEAD / 8));
     this.#published = this.#head;
     this.#wokenAt = this.#head;
+    this.#seenTail = this.#loadTail();
   }
 
   /** Position behind the last appended record. */
@@ -57,6 +60,14 @@ export class RingWriter {
   /** Bytes that can be appended now. */
   room(): number {
     return this.recordBytesMax - (this.#head - this.#loadTail());
+  }
+
+  /** Whether `bytes` can be appended now. The tail is only looked at when what was free before is used up. */
+  hasRoom(bytes: number): boolean {
+    const limit = this.#head + bytes - this.recordBytesMax;
+    if (this.#seenTail >= limit) return true;
+    this.#seenTail = this.#loadTail();
+    return this.#seenTail >= limit;
   }
 
   /** Whether the reader has taken everything that was published. */
@@ -76,6 +87,17 @@ export class RingWriter {
     this.#data.set(source.subarray(start, start + untilWrap), at);
     if (start + untilWrap < end) this.#data.set(source.subarray(start + untilWrap, end), 0);
     this.#head += end - start;
+  }
+
+  /** As `append`, of words: a call into the engine for each record would take longer than most records do. */
+  appendWords(source: Uint32Array, start: number, end: number): void {
+    const { words, wordMask } = this;
+    let to = (this.#head / 4) & wordMask;
+    for (let from = start; from < end; from++) {
+      words[to] = source[from] as number;
+      to = (to + 1) & wordMask;
+    }
+    this.#head += (end - start) * 4;
   }
 
   /** Samples that did not fit. */
