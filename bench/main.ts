@@ -7,6 +7,7 @@ import { fanout } from "./fanout.js";
 import { latency } from "./latency.js";
 import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
+import { perfdata } from "./perfdata.js";
 import { removal } from "./removal.js";
 import { saturation } from "./saturation.js";
 import { scale } from "./scale.js";
@@ -21,6 +22,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   decode,
   dispatch,
   removal,
+  perfdata,
 };
 
 function usage(): never {
