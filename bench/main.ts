@@ -1,6 +1,7 @@
 /** `npm run bench -- NAME`: the benchmarks by name. */
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { agreement } from "./agreement.js";
 import { decode } from "./decode.js";
 import { dispatch } from "./dispatch.js";
 import { fanout } from "./fanout.js";
@@ -23,6 +24,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   dispatch,
   removal,
   perfdata,
+  agreement,
 };
 
 function usage(): never {

@@ -4,7 +4,7 @@
  */
 import fs from "node:fs";
 import { PAGE_BYTES, SAMPLE } from "../src/pmu/abi.js";
-import { viewMemory } from "../src/pmu/ffi.js";
+import { clearEventfd, POLLIN, poll, viewMemory } from "../src/pmu/ffi.js";
 import { BatchIndex, FormatTable, type ScanListener } from "../src/pmu/record.js";
 import { RingReader } from "../src/pmu/ring.js";
 import { openReplaySource } from "../src/pmu/software/replay.js";
@@ -14,6 +14,9 @@ export interface ReaderReport {
   readonly openNs: number;
   /** From there to the last sample out of the rings. */
   readonly playNs: number;
+  /** CPU time of all threads meanwhile. */
+  readonly openCpuNs: number;
+  readonly playCpuNs: number;
   readonly samples: number;
   /** Of the kind of damage that the reader tells of, and records that no dispatcher would have taken. */
   readonly problems: number;
@@ -21,11 +24,20 @@ export interface ReaderReport {
 
 /** The daemon's default. */
 const RING_BYTES = 512 * 1024;
+/** The end is told by a message, and no fd. */
+const POLL_MS = 5;
+
+function cpuNs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) * 1000;
+}
 
 async function play(file: string): Promise<ReaderReport> {
+  const cpuBefore = cpuNs();
   const start = process.hrtime.bigint();
   const source = openReplaySource({ file, ringBytes: RING_BYTES, speed: Number.POSITIVE_INFINITY });
   const opened = process.hrtime.bigint();
+  const cpuOpened = cpuNs();
   const readers = source.rings.map(
     ({ address, dataBytes }) => new RingReader(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes),
   );
@@ -54,17 +66,28 @@ async function play(file: string): Promise<ReaderReport> {
   source.onEnd(() => {
     ended = true;
   });
+  // Asleep between batches, as a dispatcher is.
+  const pollFds = Int32Array.from(source.rings.flatMap(({ pollFd }) => [pollFd, POLLIN]));
   event.enable();
   source.begin();
   while (!ended) {
+    if (poll(pollFds, source.rings.length, POLL_MS) > 0) for (const { pollFd } of source.rings) clearEventfd(pollFd);
     drain();
     await new Promise((resolve) => setImmediate(resolve));
   }
   drain();
   const played = process.hrtime.bigint();
+  const cpuPlayed = cpuNs();
   event.close();
   await source.close();
-  return { openNs: Number(opened - start), playNs: Number(played - opened), samples, problems };
+  return {
+    openNs: Number(opened - start),
+    playNs: Number(played - opened),
+    openCpuNs: cpuOpened - cpuBefore,
+    playCpuNs: cpuPlayed - cpuOpened,
+    samples,
+    problems,
+  };
 }
 
 const [file = ""] = process.argv.slice(2);

@@ -17,6 +17,7 @@ import { runToEnd, startProcess, withScratch } from "./lib/processes.js";
 import { repeatRecording } from "./lib/repeat-recording.js";
 import { type Spread, spread } from "./lib/stats.js";
 import { renderTable } from "./lib/table.js";
+import { endedChildrenCpuSeconds } from "./lib/usage.js";
 import { compileVictim, LEAST_URGENT, startVictims } from "./lib/victim.js";
 import type { ReaderReport } from "./perfdata-reader.js";
 
@@ -43,13 +44,22 @@ type Way = (typeof WAYS)[number];
 interface WayResult {
   readonly way: Way;
   readonly seconds: Spread;
-  /** Of the file, and of what is in it. */
-  readonly fileMBs: number;
-  readonly imageMBs: number;
+  /** Of CPU time, all threads. */
+  readonly cpuSeconds: Spread;
+  /** Of records, decompressed where they are not. */
+  readonly megabytesPerSecond: number;
   readonly samplesPerSecond: number;
   /** The rate, of perf script's and of the bare read's. */
   readonly ofPerf: Spread;
   readonly ofBare: Spread;
+  /** The same, by CPU time. */
+  readonly cpuOfPerf: Spread;
+}
+
+/** What one reading takes. */
+interface Taken {
+  readonly seconds: number;
+  readonly cpuSeconds: number;
 }
 
 function perfRecord(file: string, seconds: number, ...args: string[]): void {
@@ -80,37 +90,46 @@ function describe(name: string, file: string, samples: number): RecordingFile {
   return { name, file, samples, fileBytes: image.fileBytes, imageBytes: image.length };
 }
 
-function readBare(file: string): number {
+function readBare(file: string): Taken {
   const buffer = new Uint8Array(READ_BYTES);
-  const start = process.hrtime.bigint();
+  const cpu = process.cpuUsage();
+  const start = performance.now();
   const fd = fs.openSync(file, "r");
   try {
     while (fs.readSync(fd, buffer) > 0);
   } finally {
     fs.closeSync(fd);
   }
-  return Number(process.hrtime.bigint() - start) / 1e9;
+  const seconds = (performance.now() - start) / 1e3;
+  const { user, system } = process.cpuUsage(cpu);
+  return { seconds, cpuSeconds: (user + system) / 1e6 };
 }
 
-function perfScript(file: string): number {
-  const start = process.hrtime.bigint();
+function perfScript(file: string): Taken {
+  const cpu = endedChildrenCpuSeconds();
+  const start = performance.now();
   const { error, status } = spawnSync("perf", ["script", "-F", "time", "-i", file], { stdio: "ignore" });
+  const seconds = (performance.now() - start) / 1e3;
   if (error !== undefined || status !== 0) throw new Error(`perf script failed: ${error?.message ?? status}`);
-  return Number(process.hrtime.bigint() - start) / 1e9;
+  return { seconds, cpuSeconds: endedChildrenCpuSeconds() - cpu };
 }
 
-async function replay({ file, samples }: RecordingFile): Promise<{ open: number; play: number }> {
+async function replay({ file, samples }: RecordingFile): Promise<{ open: Taken; play: Taken }> {
   const reader = startProcess("the reader", process.execPath, [READER, file]);
   const report = JSON.parse(await reader.line(/"type":"read"/)) as ReaderReport;
   await reader.stop();
   if (report.samples !== samples || report.problems > 0)
     throw new Error(`${report.samples} of ${samples} samples read, ${report.problems} problems`);
-  return { open: report.openNs / 1e9, play: (report.openNs + report.playNs) / 1e9 };
+  const { openNs, openCpuNs, playNs, playCpuNs } = report;
+  return {
+    open: { seconds: openNs / 1e9, cpuSeconds: openCpuNs / 1e9 },
+    play: { seconds: (openNs + playNs) / 1e9, cpuSeconds: (openCpuNs + playCpuNs) / 1e9 },
+  };
 }
 
 async function measure(recording: RecordingFile, rounds: number): Promise<WayResult[]> {
-  const seconds = new Map<Way, number[]>(WAYS.map((way) => [way, []]));
-  const add = (way: Way, value: number) => seconds.get(way)?.push(value);
+  const taken = new Map<Way, Taken[]>(WAYS.map((way) => [way, []]));
+  const add = (way: Way, each: Taken) => taken.get(way)?.push(each);
   for (let round = 0; round < rounds; round++) {
     add("bare read", readBare(recording.file));
     add("perf script -F time", perfScript(recording.file));
@@ -118,18 +137,22 @@ async function measure(recording: RecordingFile, rounds: number): Promise<WayRes
     add("nmid: open", open);
     add("nmid: open and play", play);
   }
-  const of = (way: Way) => seconds.get(way) as number[];
-  const ratio = (way: Way, other: Way) => spread(of(way).map((own, i) => (of(other)[i] as number) / own));
+  const of = (way: Way) => taken.get(way) as Taken[];
+  const ratio = (way: Way, other: Way, key: keyof Taken = "seconds") =>
+    spread(of(way).map((own, i) => (of(other)[i] as Taken)[key] / own[key]));
+  const { fileBytes, imageBytes, samples } = recording;
+  const bytes = imageBytes > fileBytes ? imageBytes - fileBytes : fileBytes;
   return WAYS.map((way) => {
-    const taken = spread(of(way));
+    const seconds = spread(of(way).map((each) => each.seconds));
     return {
       way,
-      seconds: taken,
-      fileMBs: recording.fileBytes / MB / taken.median,
-      imageMBs: recording.imageBytes / MB / taken.median,
-      samplesPerSecond: recording.samples / taken.median,
+      seconds,
+      cpuSeconds: spread(of(way).map((each) => each.cpuSeconds)),
+      megabytesPerSecond: (way === "bare read" ? fileBytes : bytes) / MB / seconds.median,
+      samplesPerSecond: samples / seconds.median,
       ofPerf: ratio(way, "perf script -F time"),
       ofBare: ratio(way, "bare read"),
+      cpuOfPerf: ratio(way, "perf script -F time", "cpuSeconds"),
     };
   });
 }
@@ -139,14 +162,20 @@ function format({ name, fileBytes, imageBytes, samples }: RecordingFile, results
     `${median.toFixed(digits)} (${min.toFixed(digits)}-${max.toFixed(digits)})`;
   const inflated = imageBytes > fileBytes ? ` that hold ${((imageBytes - fileBytes) / MB).toFixed(1)} MB` : "";
   const heading = `${name}: ${(fileBytes / MB).toFixed(1)} MB${inflated}, ${samples} samples`;
-  const rows = results.map(({ way, fileMBs, samplesPerSecond, ofPerf, ofBare }) => [
+  const rows = results.map(({ way, megabytesPerSecond, samplesPerSecond, cpuSeconds, ...ratios }) => [
     way,
-    fileMBs.toFixed(0),
-    way === "bare read" ? "" : (samplesPerSecond / 1e6).toFixed(2),
-    show(ofPerf, 2),
-    show(ofBare, 4),
+    megabytesPerSecond.toFixed(0),
+    ...(way === "bare read"
+      ? ["", cpuSeconds.median.toFixed(2), "", "", ""]
+      : [
+          (samplesPerSecond / 1e6).toFixed(2),
+          cpuSeconds.median.toFixed(2),
+          show(ratios.ofPerf, 2),
+          show(ratios.cpuOfPerf, 2),
+          ratios.ofBare.median.toPrecision(2),
+        ]),
   ]);
-  const columns = ["read by", "MB/s of the file", "M samples/s", "of perf script", "of the bare read"];
+  const columns = ["read by", "MB/s", "M samples/s", "CPU s", "of perf script", "by CPU time", "of the bare read"];
   return `\n${heading}\n${renderTable([columns, ...rows])}`;
 }
 

@@ -27,17 +27,18 @@ export function goodnessOfFit(counts: readonly number[], shares: readonly number
   return tested(statistic, counts.length - 1);
 }
 
-/** Whether two rows of counts are of the same distribution, whatever that is. Throws RangeError where counts are too few. */
-export function homogeneity(first: readonly number[], second: readonly number[]): ChiSquareTest {
-  if (first.length !== second.length) throw new RangeError(`rows of ${first.length} and ${second.length} counts`);
-  const [firstTotal, secondTotal] = [add(first), add(second)];
+/** Whether rows of counts are of the same distribution, whatever that is. Throws RangeError where counts are too few. */
+export function homogeneity(...rows: readonly (readonly number[])[]): ChiSquareTest {
+  const cells = rows[0]?.length ?? 0;
+  if (rows.some((row) => row.length !== cells)) throw new RangeError("rows of different numbers of counts");
+  const columns = Array.from({ length: cells }, (_, i) => add(rows.map((row) => row[i] as number)));
+  const total = add(columns);
   let statistic = 0;
-  for (const [i, count] of first.entries()) {
-    const other = second[i] as number;
-    const share = (count + other) / (firstTotal + secondTotal);
-    statistic += term(count, firstTotal * share) + term(other, secondTotal * share);
+  for (const row of rows) {
+    const share = add(row) / total;
+    for (const [i, count] of row.entries()) statistic += term(count, share * (columns[i] as number));
   }
-  return tested(statistic, first.length - 1);
+  return tested(statistic, (rows.length - 1) * (cells - 1));
 }
 
 /** Independent tests of one thing, as one. */

@@ -1,18 +1,16 @@
 /** `perf record`: what every profiler does today, its own events and its own interrupts. */
 import fs from "node:fs";
 import path from "node:path";
-import { setTimeout as delay } from "node:timers/promises";
 import type { Consumption, Load } from "./load.js";
 import { readPerfStats } from "./perf-stats.js";
 import { type BenchProcess, startProcess } from "./processes.js";
+import { untilGrown } from "./recorders.js";
 
 /**
  * perf writes when a ring is half full, and 128 KiB is below half of its default ring's 512 KiB: a file that grew by
  * this much holds samples.
  */
-const GROWTH_BYTES = 128 * 1024;
-const POLL_MS = 50;
-const SAMPLING_TIMEOUT_MS = 60_000;
+export const GROWTH_BYTES = 128 * 1024;
 
 /** `count` times `perf record -a` on `event`, writing below `directory`. */
 export function perfRecord(count: number, event: string, frequencyHz: number, directory: string): Load {
@@ -25,7 +23,8 @@ export function perfRecord(count: number, event: string, frequencyHz: number, di
       return {
         consumerPids: runs.map((run) => run.process.pid),
         sampling: async () => {
-          await Promise.all(runs.map(growth));
+          // What it writes first describes the processes that run already.
+          await Promise.all(runs.map(({ process, file }) => untilGrown(process, file, GROWTH_BYTES)));
         },
         stop: () => Promise.all(runs.map(stopRun)),
       };
@@ -42,20 +41,6 @@ interface Run {
 function startRun(event: string, frequencyHz: number, file: string): Run {
   const args = ["record", "-e", event, "-F", String(frequencyHz), "-a", "-o", file];
   return { process: startProcess("perf record", "perf", args), file, startedMs: performance.now() };
-}
-
-function sizeOf(file: string): number {
-  return fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0;
-}
-
-async function growth({ process, file }: Run): Promise<void> {
-  // What it writes first describes the processes that run already.
-  const before = sizeOf(file);
-  const deadline = performance.now() + SAMPLING_TIMEOUT_MS;
-  while (sizeOf(file) < before + GROWTH_BYTES) {
-    if (performance.now() > deadline) throw new Error(`${process.name} (pid ${process.pid}) recorded nothing`);
-    await delay(POLL_MS);
-  }
 }
 
 async function stopRun({ process, file, startedMs }: Run): Promise<Consumption> {

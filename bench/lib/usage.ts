@@ -25,11 +25,17 @@ export function mainThreadCpuSeconds(pid: number): number {
   return readTicks(`/proc/${pid}/task/${pid}/stat`) / TICKS_PER_SECOND;
 }
 
-function readTicks(file: string): number {
+/** That of this process's children that have ended and were waited for, in seconds. */
+export function endedChildrenCpuSeconds(): number {
+  return readTicks("/proc/self/stat", 16) / TICKS_PER_SECOND;
+}
+
+/** Fields 14 and 15, utime and stime; or 16 and 17, the same of children. */
+function readTicks(file: string, first: 14 | 16 = 14): number {
   const stat = fs.readFileSync(file, "utf8");
-  // Fields 14 and 15, utime and stime; field 2, the name, may hold blanks and ends with the last parenthesis.
+  // Field 2, the name, may hold blanks and ends with the last parenthesis.
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return Number(fields[11]) + Number(fields[12]);
+  return Number(fields[first - 3]) + Number(fields[first - 2]);
 }
 
 export interface Memory {
