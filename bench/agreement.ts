@@ -47,7 +47,7 @@ interface Observation {
   /** TSC ticks by function, measured by the program. */
   readonly truth: readonly number[];
   readonly calls: number;
-  readonly preempted: number;
+  readonly interrupted: number;
 }
 
 interface Round {
@@ -94,7 +94,7 @@ async function observe(program: string, shift: number, address: string, director
     recorders.push(perf);
     await Promise.all([untilGrown(nmictl, files.nmictl, GROWTH_BYTES), untilGrown(perf, files.perf, GROWTH_BYTES)]);
     workload.write(`run ${Math.round(seconds * 1e9)}\n`);
-    const [calls = 0, preempted = 0, ...truth] = (await workload.line(/^done /, RUN_TIMEOUT_MS))
+    const [calls = 0, interrupted = 0, ...truth] = (await workload.line(/^done /, RUN_TIMEOUT_MS))
       .split(" ")
       .slice(1)
       .map(Number);
@@ -104,7 +104,7 @@ async function observe(program: string, shift: number, address: string, director
       perf: profileOf(files.perf),
       truth,
       calls,
-      preempted,
+      interrupted,
     } satisfies Observation;
   } finally {
     await Promise.allSettled([...recorders, workload].map((process) => process.stop("SIGKILL")));

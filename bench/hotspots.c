@@ -1,9 +1,9 @@
 /*
  * The program that profilers are compared on: functions whose time it measures itself.
  *
- * Usage: hotspots CPU SHIFT. It pins itself, prints "ready" and spins in idle(). For the line "run CPU_NS" it calls the
- * hot functions for so much of CPU time and prints "done CALLS PREEMPTED TICKS_0 ... TICKS_7", ticks of the TSC in each. It idles on,
- * so that the CPU stays loaded, until the end of its input.
+ * Usage: hotspots CPU SHIFT. It pins itself, prints "ready" and spins in idle(). For the line "run CPU_NS" it calls the hot
+ * functions for so much of CPU time and prints "done CALLS INTERRUPTED TICKS_0 ... TICKS_7", ticks of the TSC in each. It
+ * idles on, so that the CPU stays loaded, until the end of its input.
  *
  * All calls take about two microseconds, and a table of weights and a pseudo-random number say which function is next. So
  * what is on the CPU forgets within microseconds what was there before, and profilers whose periods are much longer draw
@@ -25,7 +25,7 @@
 #define CALIBRATION_CALLS 1001
 #define CALLS_BETWEEN_CLOCKS 64
 #define CALLS_BETWEEN_POLLS 5000
-#define PREEMPTED_TIMES 8        /* a call that took so many times the usual was not on the CPU all the time */
+#define INTERRUPTED_TIMES 8      /* a call that took so many times the usual was interrupted: its time is not all its own */
 #define WEIGHTS 1024
 
 static int weights[FUNCTIONS] = {280, 210, 160, 120, 90, 72, 52, 40};
@@ -101,7 +101,7 @@ static void measure(int64_t duration_ns)
 {
     static uint64_t trial[CALIBRATION_CALLS];
     uint64_t ticks[FUNCTIONS] = {0}, usual;
-    long long calls = 0, preempted = 0;
+    long long calls = 0, interrupted = 0;
     int64_t end;
 
     /* In the same order as those that are measured, so that samples of them have the same shares. */
@@ -114,15 +114,15 @@ static void measure(int64_t duration_ns)
         for (int i = 0; i < CALLS_BETWEEN_CLOCKS; i++) {
             int f = choose();
             uint64_t took = ticks_of_call(f);
-            if (took > usual * PREEMPTED_TIMES) {
-                preempted++;
+            if (took > usual * INTERRUPTED_TIMES) {
+                interrupted++;
                 took = usual;
             }
             ticks[f] += took;
             calls++;
         }
     } while (cpu_time_ns() < end);
-    printf("done %lld %lld", calls, preempted);
+    printf("done %lld %lld", calls, interrupted);
     for (int f = 0; f < FUNCTIONS; f++)
         printf(" %llu", (unsigned long long)ticks[f]);
     printf("\n");
