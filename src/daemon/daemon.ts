@@ -110,7 +110,7 @@ async function start(
   const shortfall = memoryShortfall(config, config.limits.memoryMaxBytes);
   if (shortfall !== null) log.warn(shortfall);
   const memoryPlan = planMemory(config.limits.memoryMaxBytes);
-  const frames = new FramePool(memoryPlan.streamBytes);
+  const frames = new FramePool(memoryPlan);
   const budgets = {
     outboxes: new MemoryBudget(memoryPlan.outboxBytes),
     streams: new StreamMemory(memoryPlan.streamBytes, capacity, frames),

@@ -22,7 +22,7 @@ describe("frameBytes", () => {
 
 describe("FramePool", () => {
   it("gives frames as long as they are charged, uses them again, and says what it keeps", () => {
-    const pool = new FramePool(2 ** 24);
+    const pool = new FramePool({ streamBytes: 2 ** 24 });
     const frame = pool.take(100_000);
     assert.equal(frame.length, frameBytes(100_000));
     assert.equal(pool.keptBytes, 0);
@@ -32,15 +32,39 @@ describe("FramePool", () => {
     assert.equal(pool.keptBytes, 0);
   });
 
-  it("keeps a quarter of the streams' memory at most, and less when it is told to", () => {
-    const pool = new FramePool(2 ** 24);
+  it("keeps as much as streams may use at most, and less when it is told to", () => {
+    const pool = new FramePool({ streamBytes: 2 ** 24 });
     for (const frame of Array.from({ length: 40 }, () => pool.take(500_000))) pool.give(frame);
-    assert.ok(pool.keptBytes > 2 ** 21 && pool.keptBytes <= 2 ** 22);
+    assert.ok(pool.keptBytes > 2 ** 23 && pool.keptBytes <= 2 ** 24);
     for (const frame of Array.from({ length: 4 }, () => pool.take(5_000))) pool.give(frame);
     pool.trim(1_000_000);
     assert.ok(pool.keptBytes <= 1_000_000 && pool.keptBytes > 0);
     pool.trim(0);
     assert.equal(pool.keptBytes, 0);
+  });
+
+  it("lets go of what nobody has needed for a while, and of no more", (t) => {
+    t.mock.timers.enable({ apis: ["setTimeout"] });
+    const idleBytes = frameBytes(10_000) * 2;
+    const pool = new FramePool({ streamBytes: 2 ** 24, idleBytes, idleMs: 1000 });
+    const send = (messages: number): void => {
+      for (const frame of Array.from({ length: messages }, () => pool.take(10_000))) pool.give(frame);
+    };
+    const frames = (): number => pool.keptBytes / frameBytes(10_000);
+    send(10);
+    t.mock.timers.tick(999);
+    assert.equal(frames(), 10);
+    send(6);
+    t.mock.timers.tick(1);
+    // Three were there when the looking began: more had never lain idle since.
+    assert.equal(frames(), 7);
+    send(5);
+    t.mock.timers.tick(1000);
+    assert.equal(frames(), 5);
+    t.mock.timers.tick(1000);
+    assert.equal(frames(), 2, "what an idle daemon keeps");
+    t.mock.timers.tick(10_000);
+    assert.equal(frames(), 2);
   });
 });
 
@@ -51,7 +75,7 @@ describe("StreamMemory", () => {
       const below = (n: number): number => Math.floor(random() * n);
       const streams = 1 + below(60);
       const limit = planMemory(Math.max(2 ** 24, streams * MEMORY_BYTES_PER_HANDLER)).streamBytes;
-      const pool = new FramePool(limit);
+      const pool = new FramePool({ streamBytes: limit });
       const memory = new StreamMemory(limit, streams, pool);
       const queues = Array.from({ length: streams }, () => ({
         queue: new InFlightQueue(memory),
@@ -74,7 +98,7 @@ describe("StreamMemory", () => {
   });
 
   it("lets go of frames that no stream is left for", () => {
-    const pool = new FramePool(2 ** 24);
+    const pool = new FramePool({ streamBytes: 2 ** 24 });
     const memory = new StreamMemory(2 ** 24, 1, pool);
     pool.give(pool.take(10_000));
     assert.ok(memory.usedBytes > 0);

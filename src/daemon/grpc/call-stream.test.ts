@@ -86,7 +86,11 @@ function feed(stream: CallStream): void {
 }
 
 async function receive(t: TestContext, options: Partial<CallStreamsOptions>): Promise<Received[]> {
-  const streams = new CallStreams({ frames: new FramePool(2 ** 24), onFallback: () => {}, ...options });
+  const streams = new CallStreams({
+    frames: new FramePool({ streamBytes: 2 ** 24 }),
+    onFallback: () => {},
+    ...options,
+  });
   const subscribe = await open(t, (call) => feed(streams.open(call)));
   return Promise.all([subscribe(), subscribe(), subscribe()]);
 }
@@ -118,7 +122,7 @@ describe("CallStream", () => {
       [() => undefined, 1],
     ] as const) {
       const seen = new Set<number>();
-      const streams = new CallStreams({ frames: new FramePool(2 ** 24), onFallback: () => {}, below });
+      const streams = new CallStreams({ frames: new FramePool({ streamBytes: 2 ** 24 }), onFallback: () => {}, below });
       const subscribe = await open(t, (call) => {
         const stream = streams.open(call);
         seen.add(stream.writesMax);
@@ -134,7 +138,7 @@ describe("CallStream", () => {
 
   it("can be cut off either way", async (t) => {
     for (const below of [streamBelow, () => undefined]) {
-      const streams = new CallStreams({ frames: new FramePool(2 ** 24), onFallback: () => {}, below });
+      const streams = new CallStreams({ frames: new FramePool({ streamBytes: 2 ** 24 }), onFallback: () => {}, below });
       const subscribe = await open(t, (call) => {
         const stream = streams.open(call);
         stream.onBroken(() => assert.fail("it was not the client who broke it"));

@@ -7,20 +7,34 @@ import type { IdleFrames } from "../delivery/memory.js";
 
 /** Larger frames, of single samples with very deep callchains, are rare. */
 const POOLED_BYTES_MAX = 512 * 1024;
-/** Kept for the next message, all sizes together: as many as sixty-four busy streams have on their way. */
-const KEPT_BYTES_MAX = 32 * 1024 * 1024;
-/** Of what streams may use, and no more than this. */
-const KEPT_PART = 1 / 4;
+/** So much stays when nothing is sent: as many frames as sixty-four busy streams have on their way. */
+const IDLE_BYTES = 32 * 1024 * 1024;
+/** Streams of many that wait for their flush send again within two seconds. */
+const IDLE_MS = 10_000;
+
+export interface FramePoolOptions {
+  /** All that streams may use: no more is kept. */
+  readonly streamBytes: number;
+  /** What stays of frames that nobody has needed for `idleMs`. */
+  readonly idleBytes?: number;
+  readonly idleMs?: number;
+}
 
 export class FramePool implements IdleFrames {
   readonly #keptBytesMax: number;
+  readonly #idleBytes: number;
+  readonly #idleMs: number;
   /** By size. */
   readonly #free = new Map<number, Buffer[]>();
   #keptBytes = 0;
+  /** The least that was kept since the timer was started: so much was not needed. */
+  #idleKeptBytes = 0;
+  #timer: NodeJS.Timeout | null = null;
 
-  /** `streamBytes`: all that streams may use. */
-  constructor(streamBytes: number) {
-    this.#keptBytesMax = Math.min(KEPT_BYTES_MAX, streamBytes * KEPT_PART);
+  constructor({ streamBytes, idleBytes = IDLE_BYTES, idleMs = IDLE_MS }: FramePoolOptions) {
+    this.#keptBytesMax = streamBytes;
+    this.#idleBytes = idleBytes;
+    this.#idleMs = idleMs;
   }
 
   /** As long as frameBytes says, with anything in it. */
@@ -29,7 +43,7 @@ export class FramePool implements IdleFrames {
     if (size < SIZED_FRAME_BYTES_MIN) return Buffer.allocUnsafe(size);
     const kept = this.#free.get(size)?.pop();
     if (kept === undefined) return Buffer.allocUnsafeSlow(size);
-    this.#keptBytes -= size;
+    this.#takeOff(size);
     return kept;
   }
 
@@ -42,6 +56,7 @@ export class FramePool implements IdleFrames {
     if (free === undefined) this.#free.set(size, [buffer]);
     else free.push(buffer);
     this.#keptBytes += size;
+    if (this.#keptBytes > this.#idleBytes) this.#watchIdle();
   }
 
   get keptBytes(): number {
@@ -50,7 +65,23 @@ export class FramePool implements IdleFrames {
 
   trim(bytes: number): void {
     for (const [size, free] of this.#free) {
-      while (this.#keptBytes > bytes && free.pop() !== undefined) this.#keptBytes -= size;
+      while (this.#keptBytes > bytes && free.pop() !== undefined) this.#takeOff(size);
     }
+  }
+
+  #takeOff(size: number): void {
+    this.#keptBytes -= size;
+    this.#idleKeptBytes = Math.min(this.#idleKeptBytes, this.#keptBytes);
+  }
+
+  /** Runs while more is kept than an idle daemon should: then never again until there is. */
+  #watchIdle(): void {
+    if (this.#timer !== null) return;
+    this.#idleKeptBytes = this.#keptBytes;
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.trim(Math.max(this.#idleBytes, this.#keptBytes - this.#idleKeptBytes));
+      if (this.#keptBytes > this.#idleBytes) this.#watchIdle();
+    }, this.#idleMs).unref();
   }
 }
