@@ -292,6 +292,17 @@ describe("BatchIndex", () => {
   });
 });
 
+it("a sample too short for an id is corrupt, whatever is behind it", () => {
+  for (const behind of [1, 2]) {
+    const { reader, write } = setUp();
+    const heard = new Heard();
+    write(record(RECORD.SAMPLE, 0, []), record(100, 0, [behind]));
+    const batch = new BatchIndex();
+    batch.scan(reader, reader.loadHead(), table([1, format([1])]), heard);
+    assert.deepEqual([batch.count, heard.corruptBytes, heard.strays], [0, 8, 0]);
+  }
+});
+
 describe("isUserMode", () => {
   it("takes a guest's user space for user space, and all else for the kernel", () => {
     const user = Object.entries(CPUMODE).filter(([, mode]) => isUserMode(mode));

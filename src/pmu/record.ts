@@ -217,7 +217,10 @@ export class BatchIndex {
         break;
       }
       const type = words[word];
-      if (type === RECORD.SAMPLE) {
+      if (type === RECORD.SAMPLE && size < (formats.idOffset + 2) * 4) {
+        // Too short to say whose it is: the id would be read out of what is behind it.
+        listener.corrupt(size);
+      } else if (type === RECORD.SAMPLE) {
         const next = formats.ofSample(words, mask, word);
         if (next !== format) {
           this.#endRun(format, runFrom);

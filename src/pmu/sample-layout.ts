@@ -279,7 +279,7 @@ function walkFields(
   anchors[ANCHOR.REGS_USER][sample] = next;
   if ((sampleType & SAMPLE.REGS_USER) !== 0) {
     if (next + 2 > size) return outside;
-    next += 2 + (words[(at + next) & mask] === 0 ? 0 : walk.regsUserWords);
+    next += 2 + (count(words, mask, at + next) === 0 ? 0 : walk.regsUserWords);
     if (next > size) return outside;
   }
   anchors[ANCHOR.STACK_USER][sample] = next;
@@ -297,7 +297,7 @@ function walkFields(
   next += walk.behindStackWords;
   if ((sampleType & SAMPLE.REGS_INTR) !== 0) {
     if (next + 2 > size) return outside;
-    next += 2 + (words[(at + next) & mask] === 0 ? 0 : walk.regsIntrWords);
+    next += 2 + (count(words, mask, at + next) === 0 ? 0 : walk.regsIntrWords);
   }
   if (next > size) return outside;
   anchors[ANCHOR.BEHIND_REGS_INTR][sample] = next;

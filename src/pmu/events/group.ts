@@ -38,13 +38,24 @@ function splitMembers(piece: Piece): Piece[] {
     members.push(member);
     from = to + 1;
   };
-  for (const [index, letter] of [...piece.text].entries()) {
+  let isBreakpoint = startsBreakpoint(piece.text, from);
+  for (let index = 0; index < piece.text.length; index++) {
+    const letter = piece.text[index];
     // A breakpoint has one slash, before its length.
-    if (letter === "/" && !piece.text.slice(from, index).trimStart().startsWith("mem:")) inTerms = !inTerms;
-    else if (letter === "," && !inTerms) push(index);
+    if (letter === "/" && !isBreakpoint) inTerms = !inTerms;
+    else if (letter === "," && !inTerms) {
+      push(index);
+      isBreakpoint = startsBreakpoint(piece.text, from);
+    }
   }
   push(piece.text.length);
   return members;
+}
+
+function startsBreakpoint(text: string, from: number): boolean {
+  let at = from;
+  while (at < text.length && (text[at] as string).trim() === "") at++;
+  return text.startsWith("mem:", at);
 }
 
 /** One group, or one for each type of core. `resolve` is told a member, and answers with at least one event. */

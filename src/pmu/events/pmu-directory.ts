@@ -84,6 +84,10 @@ function readPmu(tree: FileTree, name: string): Pmu | null {
 export function matchingPmus(directory: PmuDirectory, name: string): readonly Pmu[] {
   const exact = directory.find(name);
   if (exact !== null) return [exact];
-  const instance = new RegExp(`^(uncore_)?${name.replace(/[^A-Za-z0-9_]/g, "\\$&")}(_[0-9]+)?$`);
-  return directory.names.filter((other) => instance.test(other)).flatMap((other) => directory.find(other) ?? []);
+  // Compared as text: no regular expression holds a name of any length.
+  const isInstance = (other: string): boolean => {
+    const withoutNumber = other.replace(/_[0-9]+$/, "");
+    return [other, withoutNumber].some((own) => own === name || own === `uncore_${name}`);
+  };
+  return directory.names.filter(isInstance).flatMap((other) => directory.find(other) ?? []);
 }

@@ -174,6 +174,16 @@ describe("groups on a CPU of two core types", () => {
   });
 });
 
+describe("groups", () => {
+  it("are cut at their commas, whatever characters stand before", () => {
+    const [{ name, members }] = resolve("intel-server", "{cpu/event=0x3c,name=😀/,instructions}");
+    assert.deepEqual([name, ...members.map((member) => member.name)], ["😀", "instructions"]);
+    const blanks = " ".repeat(200_000);
+    const spec = `{${blanks}${"/".repeat(200_001)},cycles}`;
+    assert.throws(() => resolve("intel-server", spec), /column 200002: the name of a PMU must stand before the slash/);
+  });
+});
+
 describe("tracepoints", () => {
   it("are known by the id that tracefs gives, and bring their format", () => {
     const [event] = resolve("intel-server", "sched:sched_switch:k");

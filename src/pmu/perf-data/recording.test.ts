@@ -10,6 +10,7 @@ import { indexRecords } from "../software/record-index.js";
 import { countsByName, DEMO, FIXTURES, MALFORMED, skipCollection } from "./collection.test-support.js";
 import { type Damage, RecordingError } from "./image.js";
 import { decodeKernelRecord } from "./kernel-records.js";
+import { Bytes } from "./record-bytes.test-support.js";
 import { parseRecording, type Recording, readRecording } from "./recording.js";
 
 function unreadable(message: RegExp): (error: unknown) => boolean {
@@ -112,6 +113,18 @@ describe("unreadable recordings", () => {
       assert.match(first.message, message);
       assert.equal(recording.counts[RECORD.SAMPLE], expected, String(message));
     }
+  });
+
+  it("hold no more ids than there is room for, though the sections of all events are the same", () => {
+    const [events, entryBytes] = [10, 64 + 16];
+    const at = 104 + events * entryBytes;
+    const file = new Bytes().raw(Buffer.from("PERFILE2")).u64(104, entryBytes, 104, events * entryBytes, at, 8, 0, 0);
+    file.u64(0, 0, 0, 0);
+    for (let i = 0; i < events; i++) file.u32(1, 64).u64(0, 4000, SAMPLE.IDENTIFIER, 0, 0, 0, 0).u64(0, at);
+    const { attrs, damage } = parseRecording("F", copyOf(file.u32(68).u16(0, 8).toArray()));
+    const ids = attrs.map((attr) => attr.ids.length);
+    assert.deepEqual(ids, [at / 8, ...new Array(events - 1).fill(0)]);
+    assert.match(damage[0]?.message ?? "", /more ids than the file can hold/);
   });
 
   it("never crash the reader, however they are cut", () => {

@@ -171,6 +171,8 @@ function readFileAttrs(image: Image, draft: Draft): void {
   const section = readSection(image, HEADER.ATTRS, "the attrs");
   const entryBytes = attrEntryBytes(image, draft, section);
   const count = Math.floor((section.end - section.start) / entryBytes);
+  // Sections that overlap could make a few bytes the ids of every event.
+  let idsLeft = Math.floor(image.fileBytes / 8);
   for (let i = 0; i < count; i++) {
     const at = section.start + i * entryBytes;
     const idsAt = at + entryBytes - SECTION_BYTES;
@@ -180,6 +182,8 @@ function readFileAttrs(image: Image, draft: Draft): void {
     tolerate(draft, () => {
       const idSection = readSection(image, idsAt, "the ids of an event");
       const cursor = new Cursor(image, idSection.start, idSection.end, "the ids of an event");
+      idsLeft -= Math.floor(cursor.left / 8);
+      if (idsLeft < 0) throw cursor.error("more ids than the file can hold");
       for (const id of cursor.u64s(Math.floor(cursor.left / 8), "ids")) ids.push(id);
     });
   }

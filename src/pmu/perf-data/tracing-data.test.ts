@@ -90,8 +90,25 @@ describe("a tracepoint's format", () => {
   });
 });
 
-it("passes over a field whose declaration is longer than any of the kernel's", () => {
-  const long = `\tfield:${"x".repeat(500_000)}!;\toffset:24;\tsize:4;\tsigned:0;\n`;
-  const fields = (text: string) => parseTracepointFormat("s", text)?.fields.map(({ name }) => name);
-  assert.deepEqual(fields(`${FORMAT}\n${long}`), fields(FORMAT));
+it("reads a declaration of any length", () => {
+  const field = (declaration: string): string => `\tfield:${declaration};\toffset:24;\tsize:4;\tsigned:0;\n`;
+  const fields = (...declarations: string[]) =>
+    parseTracepointFormat("s", `${FORMAT}\n${declarations.map(field).join("")}`)?.fields.map(({ name }) => name);
+  const before = fields() ?? [];
+  const long = "x".repeat(500_000);
+  assert.deepEqual(fields(`${long}!`, `${long}${" ".repeat(500_000)}!`, "int ;", "]"), before);
+  assert.deepEqual(fields(`int ${long}`, "a [4] b [ 5 ] ", "int c[2][3]"), [...before, long, "b"]);
+});
+
+it("takes more formats than a call takes arguments", () => {
+  const text = "name:a\nID:1\n";
+  const count = 200_000;
+  const entry = new Bytes().u64(text.length).raw(Buffer.from(text)).toArray();
+  const head = new Bytes().raw([0x17, 8, 0x44]).raw(Buffer.from("tracing0.6\0")).u8(0, 8).u32(4096);
+  for (const part of ["header_page", "header_event"]) head.raw(Buffer.from(`${part}\0`)).u64(0);
+  head.u32(0).u32(1).raw(Buffer.from("sched\0")).u32(count);
+  const entries = new Uint8Array(entry.length * count);
+  for (let at = 0; at < entries.length; at += entry.length) entries.set(entry, at);
+  const { image, at } = imageOf(head.toArray(), entries);
+  assert.equal(readTracingData(new Cursor(image, at, image.length, "the tracing data")).tracepoints.length, count);
 });

@@ -53,7 +53,10 @@ export function readTracingData(cursor: Cursor): TracingData {
   readFormats(cursor, "ftrace");
   const systems = cursor.count(cursor.u32("the number of systems"), ENTRY_BYTES_MIN - 3, "systems");
   const tracepoints: TracepointFormat[] = [];
-  for (let i = 0; i < systems; i++) tracepoints.push(...readFormats(cursor, cursor.zeroTerminated("a system's name")));
+  for (let i = 0; i < systems; i++) {
+    // One by one: a spread passes all of them as arguments, of which the stack holds some hundred thousand.
+    for (const format of readFormats(cursor, cursor.zeroTerminated("a system's name"))) tracepoints.push(format);
+  }
   // Symbols, printk formats and command lines follow; samples are read without them.
   return { version, isBigEndian, longBytes, pageBytes, tracepoints };
 }
@@ -81,27 +84,35 @@ export function parseTracepointFormat(system: string, text: string): TracepointF
 
 const FIELD = /^\s*field(?: special)?:([^;]*);\s*offset:(\d+);\s*size:(\d+);(?:\s*signed:(\d+);)?/;
 
-/** The kernel's declarations are a tenth of it; the search for the name in one takes the square of its length. */
-const DECLARATION_CHARS_MAX = 1024;
-
 function parseField(line: string): TracepointField | null {
   const match = FIELD.exec(line);
   if (match === null) return null;
   const [, declaration, offset, size, signed] = match as unknown as [string, string, string, string, string?];
-  if (declaration.length > DECLARATION_CHARS_MAX) return null;
-  // The name is the last word; an array's length stands behind it, or, for the kernel's dynamic ones, before it.
-  const named = /^(.*?)\s*(\w+)\s*(\[[^\]]*\])?\s*$/s.exec(declaration.trim());
+  const named = splitDeclaration(declaration.trim());
   if (named === null) return null;
-  const [, typeText, name, suffix = ""] = named as unknown as [string, string, string, string?];
-  const type = `${typeText.trim()}${suffix}`;
-  const array = /\[([^\]]*)\]$/.exec(type);
+  const { name, type } = named;
+  const open = type.endsWith("]") ? type.lastIndexOf("[") : -1;
   return {
     name,
     type,
     offset: Number(offset),
     size: Number(size),
     isSigned: signed === "1",
-    arrayLength: array === null ? null : Number.parseInt(array[1] as string, 10) || 0,
+    arrayLength: open < 0 ? null : Number.parseInt(type.slice(open + 1), 10) || 0,
     dynamic: type.startsWith("__data_loc") ? "data_loc" : type.startsWith("__rel_loc") ? "rel_loc" : null,
   };
+}
+
+/**
+ * The name is the last word; an array's length stands behind it, or, for the kernel's dynamic ones, before it. From the
+ * end, and each character once: a regular expression that looks for the end tries every word and space as its start.
+ */
+function splitDeclaration(text: string): { readonly name: string; readonly type: string } | null {
+  const open = text.endsWith("]") ? text.lastIndexOf("[") : text.length;
+  if (open < 0) return null;
+  const named = text.slice(0, open).trimEnd();
+  let start = named.length;
+  while (start > 0 && /\w/.test(named[start - 1] as string)) start--;
+  if (start === named.length) return null;
+  return { name: named.slice(start), type: named.slice(0, start).trim() + text.slice(open) };
 }

@@ -87,6 +87,10 @@ describe("the zstd stream", () => {
     refused(new Bytes().u32(MAGIC).u8(1, 80, 9).raw(repeatBlock(1, 100)), /needs a dictionary/);
     refused(frame().u8(6, 0, 0).pad(32), /reserved type/);
     refused(new Bytes().u64(1, 2, 3, 4), /no zstd frame/);
+    // Each block moves the window along.
+    const short = frame(over - 1);
+    for (let i = 0; i < 100; i++) short.raw(repeatBlock(1, 1));
+    refused(short, /blocks too short for a window of 134217728 bytes; record at a lower level/);
   });
 });
 
