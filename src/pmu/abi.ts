@@ -91,7 +91,30 @@ export const CPUMODE = { UNKNOWN: 0, KERNEL: 1, USER: 2, HYPERVISOR: 3, GUEST_KE
 export const FORMAT = { TOTAL_TIME_ENABLED: 1, TOTAL_TIME_RUNNING: 2, ID: 4, GROUP: 8, LOST: 16 } as const;
 
 /** struct perf_event_mmap_page, byte offsets of the ring's words. */
-export const MMAP_PAGE = { DATA_HEAD: 1024, DATA_TAIL: 1032, DATA_OFFSET: 1040, DATA_SIZE: 1048 } as const;
+export const MMAP_PAGE = {
+  DATA_HEAD: 1024,
+  DATA_TAIL: 1032,
+  DATA_OFFSET: 1040,
+  DATA_SIZE: 1048,
+  AUX_HEAD: 1056,
+  AUX_TAIL: 1064,
+  AUX_OFFSET: 1072,
+  AUX_SIZE: 1080,
+} as const;
+
+/** PERF_RECORD_AUX.flags */
+export const AUX_FLAG = {
+  /** Data was lost for want of room behind this run. */
+  TRUNCATED: 1,
+  /** The area is written over and over: what is there is all there is. */
+  OVERWRITE: 2,
+  /** There are gaps in the run. */
+  PARTIAL: 4,
+  /** A sample collided with another. */
+  COLLISION: 8,
+} as const;
+/** The PMU's own format of the data, in bits 8 to 15 of the flags. */
+export const AUX_FLAG_PMU_FORMAT_MASK = 0xff00;
 
 /** ioctl requests */
 export const IOC = {
