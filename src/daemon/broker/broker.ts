@@ -12,7 +12,7 @@ import type { NsClock } from "../clock.js";
 import type { DaemonLimits } from "../config/config.js";
 import { TIMER_MS_MAX } from "../config/limits.js";
 import type { Books, LossReason } from "../delivery/books.js";
-import type { DeliveryStream } from "../delivery/delivery.js";
+import type { DeliveryStream } from "../delivery/delivery-options.js";
 import type { FlushPacer, FlushTimes } from "../delivery/flush.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { SegmentReader } from "../delivery/segments.js";

@@ -3,7 +3,7 @@ import { statSync } from "node:fs";
 import { PmuError } from "../../pmu/errors.js";
 import type { EventRequest, ResolvedEvent, Source } from "../../pmu/source.js";
 import type { DaemonLimits } from "../config/config.js";
-import type { Overflow } from "../delivery/delivery.js";
+import type { Overflow } from "../delivery/delivery-options.js";
 import { REGION_BYTES_MIN } from "../delivery/outbox.js";
 import type { FilterSpec } from "../dispatch/filter.js";
 import { BrokerError } from "./errors.js";

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { it } from "node:test";
 import { seededRandom } from "../../pmu/software/random.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
-import type { Overflow } from "./delivery.js";
 import { type DeliveryFixture, type HeldStream, openDelivery, PERIOD } from "./delivery.test-support.js";
+import type { Overflow } from "./delivery-options.js";
 
 const SEEDS = process.env.NMID_TEST_SEED
   ? [Number(process.env.NMID_TEST_SEED)]

@@ -11,7 +11,8 @@ import {
   type LossMessage,
 } from "../grpc/proto.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
-import { type DeliveryOptions, type DeliveryStream, HandlerDelivery } from "./delivery.js";
+import { HandlerDelivery } from "./delivery.js";
+import type { DeliveryOptions, DeliveryStream } from "./delivery-options.js";
 import { FixedFlush, FlushTimes } from "./flush.js";
 import { StreamMemory } from "./memory.js";
 import type { WireMessage } from "./message.js";

@@ -2,63 +2,19 @@
  * One handler's way out: takes what the dispatchers left in its outbox, writes it to its stream, and keeps its books.
  * Runs on the main thread; never waits for a slow reader, only stops taking from that reader's outbox.
  */
-import type { SlotCounters } from "../../registry/counters.js";
-import type { NsClock } from "../clock.js";
 import type { ControlDelivery } from "../grpc/proto.js";
-import type { LatencyHistogram } from "../observe/histogram.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage } from "./control-messages.js";
-import type { FlushRule, FlushTimes } from "./flush.js";
+import type { DeliveryOptions, DeliveryStream } from "./delivery-options.js";
+import { FlushAlarm } from "./flush-alarm.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
 import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
-import { MESSAGE_BYTES_MIN, type StreamMemory } from "./memory.js";
+import { MESSAGE_BYTES_MIN } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
-import { ENTRY, REFUSAL, REFUSAL_REASONS } from "./outbox.js";
+import { ENTRY } from "./outbox.js";
 import type { OutboxReader } from "./outbox-reader.js";
 import { Queue } from "./queue.js";
-import { SnapshotFeed } from "./snapshot-feed.js";
-
-/** A gRPC stream as delivery sees it. */
-export interface DeliveryStream {
-  /** Messages that may be on their way at once, at least one. */
-  readonly writesMax: number;
-  /** Copies `message` before it returns; calls `written` once the transport has taken it, in order, never after `broken`. */
-  write(message: WireMessage, written: () => void): void;
-  /** Ends the stream with OK, after what was written. */
-  end(): void;
-  /** Ends the stream at once, whatever is still on its way. */
-  abort(): void;
-}
-
-export type Overflow = "DROP_NEWEST" | "DROP_OLDEST" | "DISCONNECT";
-
-export interface DeliveryOptions {
-  readonly slot: number;
-  readonly readers: readonly OutboxReader[];
-  readonly events: number;
-  readonly counters: SlotCounters;
-  readonly overflow: Overflow;
-  readonly flush: FlushRule;
-  readonly flushTimes: FlushTimes;
-  readonly now: NsClock;
-  readonly encode: (message: ControlDelivery) => Uint8Array;
-  readonly memory: StreamMemory;
-  /** From dispatch to stream. */
-  readonly latency: LatencyHistogram;
-  /** From sample to stream; null where their times cannot be compared with `now`. */
-  readonly sampleLatency: LatencyHistogram | null;
-  /** The outbox has overflowed and the handler asked to be disconnected. Called once. */
-  readonly onOverflow: () => void;
-  /** The stream, or writing it, has thrown: it has been broken and aborted, and the handler waits for another. */
-  readonly onFault: (error: Error) => void;
-  /** Makes what a stream must know of tasks before its first sample: complete messages. Null: none are wanted. */
-  readonly snapshot: (() => AsyncIterator<WireMessage>) | null;
-  /** Task records that the outbox had no room for, or that were dropped from it. */
-  readonly onTasksLost: (records: number) => void;
-}
-
-/** Snapshots that make up for lost task records: who loses them all the time is not helped by more. */
-const RESYNC_INTERVAL_NS = 5_000_000_000;
+import { TaskStream } from "./task-stream.js";
 
 type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
 
@@ -72,36 +28,26 @@ export class HandlerDelivery {
   readonly #losses: Losses;
   readonly #queue: Queue;
   readonly #inFlight: InFlightQueue;
+  readonly #tasks: TaskStream;
+  readonly #flush: FlushAlarm;
   /** The last message is on its way. */
   #ending = false;
   /** Control messages that go before anything else. */
   #urgent: WireMessage[] = [];
   #sequence = 0;
-  #flushAtNs = 0;
-  /** When the stream is to be woken; null: not at all. */
-  #wakeAtNs: number | null = null;
-  readonly #wakeInTime = (): void => {
-    this.#wakeAtNs = null;
-    this.pump();
-  };
   #finish: Finish | null = null;
   #overflowed = false;
-  /** While it is written everything else waits. */
-  #snapshot: SnapshotFeed | null = null;
-  #snapshotAtNs = 0;
-  /** Task records were lost: the stream needs another snapshot. */
-  #isOutOfSync = false;
-  /** Of those that dispatchers could not queue, by refusal. */
-  readonly #tasksLostSeen = Object.values(REFUSAL).map(() => 0);
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
     this.#books = new HandlerBooks(options.events, options.slot, options.counters);
     this.#losses = new Losses(this.#books, options.readers, options.events, (reason, records) =>
-      this.#loseTasks(reason, records),
+      this.#tasks.lose(reason, records),
     );
     this.#queue = new Queue(options.readers, options.latency, options.sampleLatency);
     this.#inFlight = new InFlightQueue(options.memory);
+    this.#tasks = new TaskStream(options, this.#losses, () => this.pump());
+    this.#flush = new FlushAlarm(options.flush, options.flushTimes, () => this.pump());
   }
 
   get subscribed(): boolean {
@@ -154,24 +100,10 @@ export class HandlerDelivery {
       this.#stream = stream;
       this.#options.flush.streamOpened();
       this.#urgent = [this.#options.encode(started) as Buffer];
-      this.#flushAtNs = 0;
-      this.#beginSnapshot();
+      this.#flush.reset();
+      this.#tasks.beginSnapshot();
       this.#pump();
     });
-  }
-
-  #beginSnapshot(): void {
-    const { snapshot, now } = this.#options;
-    if (snapshot === null) return;
-    this.#cancelSnapshot();
-    this.#isOutOfSync = false;
-    this.#snapshotAtNs = now();
-    this.#snapshot = new SnapshotFeed(snapshot(), () => this.pump());
-  }
-
-  #cancelSnapshot(): void {
-    this.#snapshot?.cancel();
-    this.#snapshot = null;
   }
 
   /** The stream is gone. What it was being written counts as lost; the rest waits for the next stream. */
@@ -191,7 +123,7 @@ export class HandlerDelivery {
     if (stream !== null) this.#options.flush.streamClosed();
     this.#stream = null;
     this.#urgent = [];
-    this.#cancelSnapshot();
+    this.#tasks.cancelSnapshot();
     return stream;
   }
 
@@ -199,7 +131,7 @@ export class HandlerDelivery {
   wake(): void {
     this.#guard(() => {
       const { counters, slot, overflow } = this.#options;
-      this.#noticeTasksLost();
+      this.#tasks.noticeLost();
       if (overflow === "DROP_OLDEST") this.#losses.makeRoom();
       if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
         this.#overflowed = true;
@@ -217,28 +149,7 @@ export class HandlerDelivery {
 
   /** The kernel had no room for so many task records: told to the stream, which is given a new snapshot. */
   tasksLost(count: number): void {
-    if (this.#options.snapshot === null) return;
-    this.#noteTasksLost("KERNEL", count);
-    this.pump();
-  }
-
-  #noticeTasksLost(): void {
-    for (const refusal of Object.values(REFUSAL)) {
-      const lost = this.#options.readers.reduce((sum, reader) => sum + reader.tasksLost(refusal), 0);
-      this.#loseTasks(REFUSAL_REASONS[refusal], lost - this.#tasksLostSeen[refusal]);
-      this.#tasksLostSeen[refusal] = lost;
-    }
-  }
-
-  #loseTasks(reason: LossReason, count: number): void {
-    if (count === 0) return;
-    this.#options.onTasksLost(count);
-    this.#noteTasksLost(reason, count);
-  }
-
-  #noteTasksLost(reason: LossReason, count: number): void {
-    this.#isOutOfSync = true;
-    this.#losses.noteGap(0, reason, count, true);
+    if (this.#tasks.loseInKernel(count)) this.pump();
   }
 
   /** Dispatcher `d` died: what it had matched for the handler and not delivered is lost. Its thread is gone. */
@@ -266,7 +177,7 @@ export class HandlerDelivery {
   finish(reason: string, discardAs: LossReason | null): Promise<Books> {
     return new Promise((resolve) => {
       this.#finish = { reason, resolve };
-      if (discardAs !== null) this.#cancelSnapshot();
+      if (discardAs !== null) this.#tasks.cancelSnapshot();
       if (discardAs !== null || this.#stream === null) this.#losses.loseQueue(discardAs ?? "DISCARDED");
       this.pump();
     });
@@ -278,7 +189,7 @@ export class HandlerDelivery {
   }
 
   #discard(reason: LossReason): void {
-    this.#cancelSnapshot();
+    this.#tasks.cancelSnapshot();
     this.#losses.loseQueue(reason);
     if (this.#ending || this.#inFlight.length > 0) {
       const stream = this.#detach();
@@ -328,17 +239,15 @@ export class HandlerDelivery {
       this.#tell(untold);
       return true;
     }
-    if (this.#isOutOfSync && this.#finish === null && this.#options.now() >= this.#snapshotAtNs + RESYNC_INTERVAL_NS)
-      this.#beginSnapshot();
-    return this.#snapshot === null ? this.#stepQueue() : this.#stepSnapshot(this.#snapshot);
+    if (this.#finish === null) this.#tasks.resync();
+    return this.#tasks.isInSnapshot ? this.#stepSnapshot() : this.#stepQueue();
   }
 
-  #stepSnapshot(snapshot: SnapshotFeed): boolean {
-    const next = snapshot.take();
+  #stepSnapshot(): boolean {
+    const next = this.#tasks.takeSnapshot();
     if (next !== null) this.#write(next, CONTROL);
-    else if (snapshot.isDone) this.#snapshot = null;
-    else return false;
-    return true;
+    // Without a message there is something to do only when that was the snapshot's end.
+    return next !== null || !this.#tasks.isInSnapshot;
   }
 
   #stepQueue(): boolean {
@@ -361,20 +270,9 @@ export class HandlerDelivery {
   #writeTasks(reader: OutboxReader): boolean {
     const bytesMax = this.#inFlight.messageBytesMax;
     if (bytesMax < MESSAGE_BYTES_MIN) return false;
-    message.begin();
-    while (message.bodyBytes < bytesMax && reader.peek() && reader.entry.kind === ENTRY.TASKS) {
-      const { segment, segmentBytes } = reader.entry;
-      if (message.bodyBytes > 0 && message.bodyBytes + segmentBytes > bytesMax) break;
-      reader.take();
-      message.add(reader.segments, segment);
-    }
+    this.#queue.gatherTasks(message, reader, bytesMax);
     message.finishTasks();
-    try {
-      this.#write(message, CONTROL);
-    } finally {
-      message.release();
-    }
-    return true;
+    return this.#writeMessage(CONTROL);
   }
 
   #tellGap(gap: Gap): void {
@@ -392,32 +290,24 @@ export class HandlerDelivery {
     if (this.#finish !== null || this.#queue.isFilling) return true;
     // The more a message takes along the better: a second one is not written beside the first for a few samples.
     if (this.#inFlight.length > 0) return false;
-    const now = this.#options.now();
-    if (now >= this.#flushAtNs) return true;
-    this.#wakeAt(this.#flushAtNs);
-    return false;
-  }
-
-  #wakeAt(atNs: number | null): void {
-    if (atNs === this.#wakeAtNs) return;
-    const { flushTimes } = this.#options;
-    if (this.#wakeAtNs !== null) flushTimes.cancel(this.#wakeAtNs, this.#wakeInTime);
-    if (atNs !== null) flushTimes.at(atNs, this.#wakeInTime);
-    this.#wakeAtNs = atNs;
+    return this.#flush.isDue(this.#options.now());
   }
 
   /** One message of one event's samples, from all dispatchers; false when there is no memory for another one now. */
   #writeChunks(event: number): boolean {
     const bytesMax = this.#inFlight.messageBytesMax;
     if (bytesMax < MESSAGE_BYTES_MIN) return false;
-    const { now, flush } = this.#options;
-    const nowNs = now();
+    const nowNs = this.#options.now();
     const { samples, period } = this.#queue.gather(message, event, bytesMax, nowNs);
-    this.#flushAtNs = flush.dueNs(nowNs);
+    this.#flush.written(nowNs);
     message.finish(event, this.#sequence);
     this.#sequence += samples;
+    return this.#writeMessage({ ...CONTROL, event, samples, period });
+  }
+
+  #writeMessage(what: InFlight): true {
     try {
-      this.#write(message, { ...CONTROL, event, samples, period });
+      this.#write(message, what);
     } finally {
       message.release();
     }
@@ -488,10 +378,10 @@ export class HandlerDelivery {
   /** The books are final. */
   #close(): void {
     const finish = this.#finish as Finish;
-    this.#cancelSnapshot();
+    this.#tasks.cancelSnapshot();
     this.#losses.takePending();
     for (let loss = this.#losses.next(); loss !== undefined; loss = this.#losses.next()) this.#sequence += loss.count;
-    this.#wakeAt(null);
+    this.#flush.cancel();
     this.#finish = null;
     this.#options.counters.setQueueBytes(this.#options.slot, 0);
     finish.resolve(this.books());

@@ -70,6 +70,17 @@ export class Queue {
     return gathered;
   }
 
+  /** Begins `message` and takes the task records at the front of one outbox into it, which are in order only there. */
+  gatherTasks(message: SampleMessage, reader: OutboxReader, bytesMax: number): void {
+    message.begin();
+    while (message.bodyBytes < bytesMax && reader.peek() && reader.entry.kind === ENTRY.TASKS) {
+      const { segment, segmentBytes } = reader.entry;
+      if (message.bodyBytes > 0 && message.bodyBytes + segmentBytes > bytesMax) break;
+      reader.take();
+      message.add(reader.segments, segment);
+    }
+  }
+
   #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
     this.#latency.record(nowNs - dispatchNs, samples);
     if (this.#sampleLatency === null) return;

@@ -1,7 +1,7 @@
 /** A grpc-js server stream as delivery sees it. */
 import { Duplex } from "node:stream";
 import { type ServerWritableStream, status } from "@grpc/grpc-js";
-import type { DeliveryStream } from "../delivery/delivery.js";
+import type { DeliveryStream } from "../delivery/delivery-options.js";
 import { FRAME_HEADER_BYTES } from "../delivery/frame-size.js";
 import type { WireMessage } from "../delivery/message.js";
 import type { FramePool } from "./frame-pool.js";
