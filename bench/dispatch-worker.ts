@@ -60,6 +60,7 @@ class Setup {
       now: monotonicClock(),
       clockIsMonotonic: false,
       capacity: handlers,
+      aux: { view: viewMemory, enable: () => {} },
     });
     this.#dispatcher.addFormats(0, [SYNTHETIC_FORMAT]);
     const table = new HandlerTable(memory, layout, doorbell);
@@ -79,6 +80,7 @@ class Setup {
       filter: PASSES_ALL,
       columns: 0,
       tasks: null,
+      aux: false,
       flushIntervalMs: 100,
       flushIsDaemons: false,
     });

@@ -180,6 +180,7 @@ async function start(
     },
   });
   const kernelLoss = new KernelLossWatch(armedEvents);
+  const auxBytes = { delivered: 0, lost: 0 };
   const taskTracking = new TaskTracking({
     source,
     tellAll: (control) => host.tellAll(control),
@@ -214,6 +215,7 @@ async function start(
     host,
     armedEvents,
     kernelLoss,
+    auxBytes,
     taskTracking,
     limits: config.limits,
     tally,
@@ -248,6 +250,7 @@ async function start(
     armedEvents,
     broker,
     tally,
+    auxBytes,
     taskTracking,
     audit,
     slowDispatches,

@@ -36,7 +36,6 @@ export class AuxAreaReader {
   readonly bytes: number;
   readonly #area: Uint8Array;
   readonly #control: BigUint64Array;
-  #tail: number;
 
   /** `controlPage` is the ring's first page, `area` the whole AUX area. */
   constructor(controlPage: ArrayBuffer, area: ArrayBuffer) {
@@ -46,11 +45,11 @@ export class AuxAreaReader {
     this.bytes = bytes;
     this.#area = new Uint8Array(area);
     this.#control = new BigUint64Array(controlPage, 0, PAGE_BYTES / 8);
-    this.#tail = Number(Atomics.load(this.#control, MMAP_PAGE.AUX_TAIL / 8));
   }
 
+  /** Written by this side alone, but for a recording that is played anew. */
   get tail(): number {
-    return this.#tail;
+    return Number(Atomics.load(this.#control, MMAP_PAGE.AUX_TAIL / 8));
   }
 
   /** Bytes written so far. Pairs with the writer's release: what is below the head may be read after this load. */
@@ -60,7 +59,6 @@ export class AuxAreaReader {
 
   /** Gives everything below `position` back to the writer. Every read of it must be done. */
   storeTail(position: number): void {
-    this.#tail = position;
     Atomics.store(this.#control, MMAP_PAGE.AUX_TAIL / 8, BigInt(position));
   }
 
@@ -71,7 +69,7 @@ export class AuxAreaReader {
   holds({ offset, bytes }: AuxRun, from: number): boolean {
     const end = offset + bytes;
     const head = this.loadHead();
-    return bytes <= this.bytes && from >= this.#tail && from <= end && end <= head && head - from <= this.bytes;
+    return bytes <= this.bytes && from >= this.tail && from <= end && end <= head && head - from <= this.bytes;
   }
 
   /** Copies `bytes` from position `from` on, which may wrap in the area. Only of a run that it holds. */

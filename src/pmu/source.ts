@@ -20,6 +20,20 @@ export interface RingDescriptor {
   readonly pollKind: "perf" | "eventfd";
 }
 
+/**
+ * The ring of one event that writes into an AUX area, on one CPU (or of one thread of a recording): as a CPU's ring, but
+ * its records tell of the area. Nobody but that event writes here.
+ */
+export interface AuxRingDescriptor extends RingDescriptor {
+  readonly auxAddress: bigint;
+  /** Size of the AUX area, a power of two. */
+  readonly auxBytes: number;
+  /** Enabled again whenever room was made in the area, for the kernel disables what finds none; null: nothing is to do. */
+  readonly eventFd: number | null;
+  /** One word: not 0 while the event is meant to be enabled. Written by whoever opened it. */
+  readonly wanted: Int32Array<SharedArrayBuffer>;
+}
+
 /** How often an event samples. `all` is every record the source has (replay and synthetic). */
 export type Rate =
   | { readonly kind: "frequency"; readonly hz: number }
@@ -91,6 +105,8 @@ export interface ResolvedEvent extends EventAttr {
   readonly members: readonly ResolvedEvent[];
   /** Its samples carry READ, with the members' counts beside its own (`{a,b}:S`); then members do not sample. */
   readonly sampleRead: boolean;
+  /** Whether the event writes into an AUX area. It has no rate then, and is opened in one shape. */
+  readonly hasAux?: boolean;
 }
 
 /** Of events that stand for themselves. */
@@ -142,6 +158,8 @@ export interface EventReading {
 /** An event that is open on every CPU of the source. It starts disabled. */
 export interface OpenEvent {
   readonly formats: readonly RecordFormat[];
+  /** Of an event that writes into AUX areas. */
+  readonly auxRings?: readonly AuxRingDescriptor[];
   /**
    * Takes effect without a gap for those who already receive the event. False, with nothing done, where the rate of an
    * open event cannot be changed: open another in its place.

@@ -44,6 +44,15 @@ export interface RawTaskRecord {
   readonly mmap?: { readonly pid: number; readonly addr: number; readonly len: number; readonly filename: string };
 }
 
+export interface RawAuxData {
+  readonly event_index: number;
+  readonly cpu: number;
+  readonly offset: number;
+  readonly time: number;
+  readonly truncated: boolean;
+  readonly data: Buffer;
+}
+
 export interface RawDelivery {
   readonly samples?: RawSamples;
   readonly tasks?: {
@@ -51,7 +60,9 @@ export interface RawDelivery {
     readonly snapshot_complete: boolean;
     readonly records: readonly RawTaskRecord[];
   };
-  readonly loss?: { readonly count: number; readonly tasks: number };
+  readonly loss?: { readonly count: number; readonly tasks: number; readonly aux_bytes: number };
+  readonly aux?: RawAuxData;
+  readonly end?: { readonly matched: number; readonly delivered: number; readonly reason: string };
 }
 
 export interface RawRegistered {
@@ -68,7 +79,15 @@ export interface RawClient {
   register(request: Record<string, unknown>): Promise<RawRegistered>;
   /** Ends the stream when the loop over it is left. */
   subscribe(handlerId: number): AsyncIterable<RawDelivery>;
-  status(): Promise<{ readonly totals: { readonly task_records: number; readonly task_records_lost: number } }>;
+  status(): Promise<{
+    readonly totals: {
+      readonly task_records: number;
+      readonly task_records_lost: number;
+      readonly aux_bytes: number;
+      readonly aux_bytes_delivered: number;
+      readonly aux_bytes_lost: number;
+    };
+  }>;
 }
 
 type Unary = (request: unknown, done: (error: ServiceError | null, answer: unknown) => void) => void;

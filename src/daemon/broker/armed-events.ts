@@ -204,6 +204,8 @@ export class ArmedEvents {
     this.#options.onArmed(armed);
     await this.#tellPace(armed, armed.rate);
     await this.#options.tellAll({ kind: "add formats", event: index, formats: open.formats });
+    if (open.auxRings !== undefined)
+      await this.#options.tellAll({ kind: "add aux", event: index, rings: open.auxRings });
     return armed;
   }
 
@@ -226,6 +228,8 @@ export class ArmedEvents {
   async #disarm(armed: ArmedEvent): Promise<void> {
     armed.open.disable();
     await this.#options.tellAll({ kind: "remove formats", formats: armed.open.formats });
+    const { auxRings } = armed.open;
+    if (auxRings !== undefined) await this.#options.tellAll({ kind: "remove aux", rings: auxRings });
     this.#options.onRetired(armed);
     armed.open.close();
     this.#byKey.delete(armed.event.key);

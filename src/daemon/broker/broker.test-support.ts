@@ -79,6 +79,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     host: { threads: [{ segments: arena.reader }], tellAll },
     armedEvents,
     kernelLoss: new KernelLossWatch(armedEvents),
+    auxBytes: { delivered: 0, lost: 0 },
     taskTracking: new TaskTracking({ source, tellAll, lostRecords: () => 0, onProblem() {} }),
     limits: { ...LIMITS, ...limits },
     tally: new Tally(),

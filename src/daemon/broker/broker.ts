@@ -45,6 +45,8 @@ export interface BrokerParts {
   readonly armedEvents: ArmedEvents;
   readonly kernelLoss: KernelLossWatch;
   readonly taskTracking: TaskTracking;
+  /** Bytes of AUX data that handlers were delivered or lost, those that are gone included. */
+  readonly auxBytes: { delivered: number; lost: number };
   readonly limits: DaemonLimits;
   readonly tally: Tally;
   readonly audit: BooksAudit;

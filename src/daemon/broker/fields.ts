@@ -1,11 +1,14 @@
 /** nmi.v1.Field: what each asks the kernel for. */
 import { SAMPLE } from "../../pmu/abi.js";
+import type { ResolvedEvent } from "../../pmu/source.js";
 import { BrokerError } from "./errors.js";
 
 export interface SampleFields {
   /** SAMPLE bits. */
   readonly sampleType: number;
   readonly branchCounters: boolean;
+  /** What the events write into AUX areas: of no sample. */
+  readonly aux: boolean;
 }
 
 const SAMPLE_TYPE: Readonly<Record<string, number>> = {
@@ -27,19 +30,32 @@ const SAMPLE_TYPE: Readonly<Record<string, number>> = {
   BRANCH_COUNTERS: SAMPLE.BRANCH_STACK,
 };
 
+const AUX = "AUX";
+
+/** The AUX field needs an event that has such data. Throws BrokerError INVALID_ARGUMENT. */
+export function checkAux({ aux }: SampleFields, events: readonly ResolvedEvent[]): void {
+  if (!aux || events.some(({ hasAux }) => hasAux)) return;
+  const names = events.map(({ name }) => name).join(", ");
+  throw new BrokerError(
+    "INVALID_ARGUMENT",
+    `fields[]: AUX is what a PMU writes into an AUX area (intel_pt, intel_bts, cs_etm, arm_spe), and ${names} has none: add such an event, or leave AUX out. Snapshots of an AUX area in samples (PERF_SAMPLE_AUX) are not offered.`,
+  );
+}
+
 /** Throws BrokerError INVALID_ARGUMENT for what this version does not offer. */
 export function checkFields(fields: readonly string[]): SampleFields {
   let sampleType = 0;
   for (const [i, field] of fields.entries()) {
+    if (field === AUX) continue;
     // A number the proto does not know has no name.
     const bits = Object.hasOwn(SAMPLE_TYPE, field) ? SAMPLE_TYPE[field] : 0;
     if (bits === 0) {
       throw new BrokerError(
         "INVALID_ARGUMENT",
-        `fields[${i}]: ${field} is not offered by this version: leave it out. ${Object.keys(SAMPLE_TYPE).join(", ")} are.`,
+        `fields[${i}]: ${field} is not offered by this version: leave it out. ${Object.keys(SAMPLE_TYPE).join(", ")} and ${AUX} are.`,
       );
     }
     sampleType |= bits;
   }
-  return { sampleType, branchCounters: fields.includes("BRANCH_COUNTERS") };
+  return { sampleType, branchCounters: fields.includes("BRANCH_COUNTERS"), aux: fields.includes(AUX) };
 }

@@ -30,6 +30,7 @@ import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 export type OpeningParts = Pick<
   BrokerParts,
   | "source"
+  | "auxBytes"
   | "taskTracking"
   | "table"
   | "host"
@@ -75,12 +76,16 @@ export async function openHandler(
     );
   }
   const users = spec.events.map(
-    (event): EventUser => ({
-      event,
-      sampleType: spec.fields.sampleType | (spec.filter.cgroupIds.length > 0 ? SAMPLE.CGROUP : 0),
-      branchCounters: spec.fields.branchCounters,
-      wakeEach: (spec.flushIntervalMs ?? parts.limits.flushIntervalDefaultMs) === 0,
-    }),
+    (event): EventUser =>
+      // Of an event that writes into AUX areas there can be one at a time: it cannot change its shape.
+      event.hasAux
+        ? { event, sampleType: 0, branchCounters: false, wakeEach: false }
+        : {
+            event,
+            sampleType: spec.fields.sampleType | (spec.filter.cgroupIds.length > 0 ? SAMPLE.CGROUP : 0),
+            branchCounters: spec.fields.branchCounters,
+            wakeEach: (spec.flushIntervalMs ?? parts.limits.flushIntervalDefaultMs) === 0,
+          },
   );
   let armed: readonly ArmedEvent[];
   try {
@@ -183,6 +188,10 @@ function createHandler(
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
       ...reports,
+      onAux: (delivered, lost) => {
+        parts.auxBytes.delivered += delivered;
+        parts.auxBytes.lost += lost;
+      },
       snapshot: snapshotOf(parts, spec),
       onTasksLost: (records) => {
         parts.taskTracking.lost += records;
@@ -234,6 +243,7 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
       filter: spec.filter,
       columns: columnsOf(spec),
       tasks: taskSpec(spec),
+      aux: spec.fields.aux,
       flushIntervalMs: handler.delivery.flushIntervalMs,
       flushIsDaemons: isAdapting(spec, limits),
     },

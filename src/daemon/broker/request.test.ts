@@ -73,7 +73,7 @@ describe("checkRegister", () => {
       [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
       [LIMITS.queueDefaultBytes, "DROP_NEWEST", null, 10_000],
     );
-    assert.deepEqual([spec.fields, spec.tasks], [{ sampleType: 0, branchCounters: false }, null]);
+    assert.deepEqual([spec.fields, spec.tasks], [{ sampleType: 0, branchCounters: false, aux: false }, null]);
     assert.deepEqual(spec.filter, {
       pids: [],
       cpus: [],
@@ -102,7 +102,11 @@ describe("checkRegister", () => {
       [spec.queueMaxBytes, spec.overflow, spec.flushIntervalMs, spec.leaseMs],
       [2 * REGION_BYTES_MIN, "DISCONNECT", 7, 1],
     );
-    assert.deepEqual(spec.fields, { sampleType: SAMPLE.CALLCHAIN | SAMPLE.BRANCH_STACK, branchCounters: true });
+    assert.deepEqual(spec.fields, {
+      sampleType: SAMPLE.CALLCHAIN | SAMPLE.BRANCH_STACK,
+      branchCounters: true,
+      aux: false,
+    });
     assert.deepEqual(spec.tasks, { contextSwitches: true });
     assert.deepEqual([spec.filter.pids, spec.filter.cpus, spec.filter.uids], [[1, 2], [3], [4]]);
     assert.deepEqual([spec.filter.excludeUser, spec.filter.excludeKernel], [true, false]);
@@ -172,7 +176,7 @@ describe("checkRegister", () => {
   it("refuses fields that it does not offer", () => {
     assertRefused({ fields: ["17"] }, /^fields\[0\]: 17 is not offered/);
     assertRefused({ context_switches: true }, /^context_switches: .*set tasks/);
-    assertRefused({ fields: ["CALLCHAIN", "AUX"] }, /^fields\[1\]: AUX is not offered/);
+    assertRefused({ fields: ["CALLCHAIN", "AUX"] }, /^fields\[\]: AUX is what a PMU writes .* has none/);
     assertRefused({ fields: ["FIELD_UNSPECIFIED"] }, /^fields\[0\]: /);
   });
 

@@ -7,7 +7,7 @@ import type { Overflow } from "../delivery/delivery-options.js";
 import { REGION_BYTES_MIN } from "../delivery/outbox.js";
 import type { FilterSpec } from "../dispatch/filter.js";
 import { BrokerError } from "./errors.js";
-import { checkFields, type SampleFields } from "./fields.js";
+import { checkAux, checkFields, type SampleFields } from "./fields.js";
 
 /** nmi.v1.Filter */
 export interface FilterMessage {
@@ -78,12 +78,17 @@ const NO_FILTER: FilterMessage = {
 export function checkRegister(request: RegisterRequestMessage, context: RequestContext): HandlerSpec {
   const { limits } = context;
   const filterMessage = request.filter ?? NO_FILTER;
+  const name = checkName(request.name);
+  const { events, requestIndexes } = checkEvents(request.events, context);
+  const fields = checkFields(request.fields);
+  checkAux(fields, events);
   return {
-    name: checkName(request.name),
-    ...checkEvents(request.events, context),
+    name,
+    events,
+    requestIndexes,
     filterMessage,
     filter: checkFilter(filterMessage, context),
-    fields: checkFields(request.fields),
+    fields,
     tasks: checkTasks(request),
     ...checkQueue(request.queue, context),
     leaseMs: checkLease(request.lease_ms, limits),

@@ -20,12 +20,18 @@ export function lossMessage(
     event_index: event,
     period,
     tasks: 0,
+    aux_bytes: 0,
   };
 }
 
 /** Task records that were lost; they are in no books. */
 export function tasksLossMessage(reason: LossReason, tasks: number): LossMessage {
   return { ...lossMessage(0, reason, 0, 0, 0, 0), event_wide: true, tasks };
+}
+
+/** Bytes of the event's AUX data that were lost; they are in no books. */
+export function auxLossMessage(event: number, reason: LossReason, bytes: number): LossMessage {
+  return { ...lossMessage(event, reason, 0, 0, 0, 0), event_wide: true, aux_bytes: bytes };
 }
 
 export function endMessage(books: Books, reason: string): EndMessage {

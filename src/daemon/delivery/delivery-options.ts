@@ -43,6 +43,8 @@ export interface DeliveryOptions {
   readonly onFault: (error: Error) => void;
   /** Makes what a stream must know of tasks before its first sample: complete messages. Null: none are wanted. */
   readonly snapshot: (() => AsyncIterator<WireMessage>) | null;
+  /** Bytes of AUX data that the stream has taken, and such as are lost. */
+  readonly onAux: (delivered: number, lost: number) => void;
   /** Task records that the outbox had no room for, or that were dropped from it. */
   readonly onTasksLost: (records: number) => void;
 }

@@ -306,6 +306,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
   const now = options.now ?? (() => clock.nowNs);
   let overflows = 0;
   const faults: Error[] = [];
+  const aux = { delivered: 0, lost: 0 };
   let time = 0;
   let streams = 0;
   const delivery = new HandlerDelivery({
@@ -325,6 +326,10 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     onFault: (error) => faults.push(error),
     snapshot: options.snapshot ?? null,
     onTasksLost: () => {},
+    onAux: (delivered, lost) => {
+      aux.delivered += delivered;
+      aux.lost += lost;
+    },
   });
   return {
     delivery,

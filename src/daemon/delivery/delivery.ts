@@ -3,6 +3,7 @@
  * Runs on the main thread; never waits for a slow reader, only stops taking from that reader's outbox.
  */
 import type { ControlDelivery } from "../grpc/proto.js";
+import { AuxLosses } from "./aux-losses.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
 import { endMessage } from "./control-messages.js";
 import type { DeliveryOptions, DeliveryStream } from "./delivery-options.js";
@@ -29,6 +30,7 @@ export class HandlerDelivery {
   readonly #queue: Queue;
   readonly #inFlight: InFlightQueue;
   readonly #tasks: TaskStream;
+  readonly #aux: AuxLosses;
   readonly #flush: FlushAlarm;
   /** The last message is on its way. */
   #ending = false;
@@ -41,12 +43,14 @@ export class HandlerDelivery {
   constructor(options: DeliveryOptions) {
     this.#options = options;
     this.#books = new HandlerBooks(options.events, options.slot, options.counters);
-    this.#losses = new Losses(this.#books, options.readers, options.events, (reason, records) =>
-      this.#tasks.lose(reason, records),
-    );
+    this.#losses = new Losses(this.#books, options.readers, options.events, {
+      onTasksLost: (reason, records) => this.#tasks.lose(reason, records),
+      onAuxLost: (event, reason, bytes) => this.#aux.lose(event, reason, bytes),
+    });
     this.#queue = new Queue(options.readers, options.latency, options.sampleLatency);
     this.#inFlight = new InFlightQueue(options.memory);
     this.#tasks = new TaskStream(options, this.#losses, () => this.pump());
+    this.#aux = new AuxLosses(options, this.#losses);
     this.#flush = new FlushAlarm(options.flush, options.flushTimes, () => this.pump());
   }
 
@@ -132,6 +136,7 @@ export class HandlerDelivery {
     this.#guard(() => {
       const { counters, slot, overflow } = this.#options;
       this.#tasks.noticeLost();
+      this.#aux.noticeLost();
       if (overflow === "DROP_OLDEST") this.#losses.makeRoom();
       if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
         this.#overflowed = true;
@@ -259,6 +264,7 @@ export class HandlerDelivery {
     }
     if (!this.#isDue()) return false;
     if (reader.entry.kind === ENTRY.TASKS) return this.#writeTasks(reader);
+    if (reader.entry.kind === ENTRY.AUX) return this.#writeAux(reader);
     if (reader.entry.kind !== ENTRY.CHUNK) {
       this.#losses.takeTold(reader);
       return true;
@@ -275,6 +281,15 @@ export class HandlerDelivery {
     return this.#writeMessage(CONTROL);
   }
 
+  /** One piece of an AUX area; false when there is no memory for it now. */
+  #writeAux(reader: OutboxReader): boolean {
+    if (this.#inFlight.messageBytesMax < MESSAGE_BYTES_MIN) return false;
+    const { event, samples: auxBytes } = reader.entry;
+    this.#queue.takeAux(message, reader);
+    message.finishAux(event);
+    return this.#writeMessage({ ...CONTROL, event, auxBytes });
+  }
+
   #tellGap(gap: Gap): void {
     this.#write(this.#options.encode(gapMessage(gap)) as Buffer, { ...CONTROL, gap });
   }
@@ -283,7 +298,7 @@ export class HandlerDelivery {
   #tell(told: Untold): void {
     const { event, count: samples, period } = told;
     this.#sequence += samples;
-    this.#write(this.#options.encode(untoldMessage(told)) as Buffer, { event, samples, period, told, gap: null });
+    this.#write(this.#options.encode(untoldMessage(told)) as Buffer, { ...CONTROL, event, samples, period, told });
   }
 
   #isDue(): boolean {
@@ -332,6 +347,7 @@ export class HandlerDelivery {
     if (taken === undefined) throw new Error("the stream says that it has written what it was not given");
     if (taken.told === null && taken.gap === null && taken.samples > 0)
       this.#books.deliver(taken.event, taken.samples, taken.period);
+    if (taken.auxBytes > 0) this.#options.onAux(taken.auxBytes, 0);
   }
 
   /** The stream is gone, and what was being written with it. */
@@ -342,7 +358,8 @@ export class HandlerDelivery {
   }
 
   /** What was being written may or may not have arrived. It is told as lost, or told again, under the numbers it had. */
-  #loseInFlight({ event, samples, period, told, gap }: InFlight): void {
+  #loseInFlight({ event, samples, period, auxBytes, told, gap }: InFlight): void {
+    this.#aux.lose(event, "STREAM_BROKEN", auxBytes);
     if (gap !== null) {
       this.#losses.tellGapAgain(gap);
       return;

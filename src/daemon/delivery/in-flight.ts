@@ -9,6 +9,8 @@ export interface InFlight {
   readonly event: number;
   samples: number;
   period: number;
+  /** AUX data of the message, which are in no books. */
+  readonly auxBytes: number;
   /** The message tells of this loss: its samples are booked already. */
   readonly told: Untold | null;
   /** The message tells of this event-wide loss, which is in no books. */
@@ -16,7 +18,7 @@ export interface InFlight {
 }
 
 /** A message that is in no books. */
-export const CONTROL: InFlight = { event: 0, samples: 0, period: 0, told: null, gap: null };
+export const CONTROL: InFlight = { event: 0, samples: 0, period: 0, auxBytes: 0, told: null, gap: null };
 
 export class InFlightQueue {
   readonly #memory: StreamMemory;

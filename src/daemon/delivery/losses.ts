@@ -1,7 +1,7 @@
 /** What one handler has lost: booked at once, and kept until a stream has been told. */
-import type { ControlDelivery } from "../grpc/proto.js";
+import type { ControlDelivery, LossMessage } from "../grpc/proto.js";
 import type { HandlerBooks, LossReason } from "./books.js";
-import { lossMessage, tasksLossMessage } from "./control-messages.js";
+import { auxLossMessage, lossMessage, tasksLossMessage } from "./control-messages.js";
 import { ENTRY, REFUSAL_REASONS } from "./outbox.js";
 import type { Entry, OutboxReader } from "./outbox-reader.js";
 
@@ -15,33 +15,38 @@ export interface Untold {
   lastNs: number;
 }
 
+/** What `count` of a Gap counts: the event's samples, task records, or bytes of the event's AUX data. */
+type GapOf = "samples" | "tasks" | "aux";
+
 /** Event-wide: in no books, and without numbers. */
 export interface Gap {
   readonly event: number;
   readonly reason: LossReason;
   count: number;
-  /** `count` is of task records, not of the event's samples. */
-  readonly isTasks: boolean;
+  readonly of: GapOf;
 }
 
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
 const DROP_ABOVE = 3 / 4;
 const DROP_TO = 1 / 2;
 
-/** Task records that were dropped from the queue. */
-export type TasksLost = (reason: LossReason, records: number) => void;
+/** Told of what was dropped from the queue and is in no books. */
+export interface UnbookedLosses {
+  readonly onTasksLost: (reason: LossReason, records: number) => void;
+  readonly onAuxLost: (event: number, reason: LossReason, bytes: number) => void;
+}
 
 export class Losses {
   readonly #books: HandlerBooks;
   readonly #readers: readonly OutboxReader[];
   readonly #events: number;
-  readonly #onTasksLost: TasksLost;
+  readonly #unbooked: UnbookedLosses;
   #gaps: Gap[] = [];
   #untold: Untold[] = [];
   #pendingTaken = false;
 
-  constructor(books: HandlerBooks, readers: readonly OutboxReader[], events: number, onTasksLost: TasksLost) {
-    this.#onTasksLost = onTasksLost;
+  constructor(books: HandlerBooks, readers: readonly OutboxReader[], events: number, unbooked: UnbookedLosses) {
+    this.#unbooked = unbooked;
     this.#books = books;
     this.#readers = readers;
     this.#events = events;
@@ -61,12 +66,10 @@ export class Losses {
     return this.#untold.length === 0 && this.#gaps.length === 0;
   }
 
-  noteGap(event: number, reason: LossReason, count: number, isTasks = false): void {
+  noteGap(event: number, reason: LossReason, count: number, of: GapOf = "samples"): void {
     // Joined until a stream can be told, which may be the next one.
-    const gap = this.#gaps.find(
-      (other) => other.event === event && other.reason === reason && other.isTasks === isTasks,
-    );
-    if (gap === undefined) this.#gaps.push({ event, reason, count, isTasks });
+    const gap = this.#gaps.find((other) => other.event === event && other.reason === reason && other.of === of);
+    if (gap === undefined) this.#gaps.push({ event, reason, count, of });
     else gap.count += count;
   }
 
@@ -127,7 +130,11 @@ export class Losses {
       return;
     }
     if (entry.kind === ENTRY.TASKS) {
-      this.#onTasksLost(chunkReason, entry.samples);
+      this.#unbooked.onTasksLost(chunkReason, entry.samples);
+      return;
+    }
+    if (entry.kind === ENTRY.AUX) {
+      this.#unbooked.onAuxLost(entry.event, chunkReason, entry.samples);
       return;
     }
     const reason = entry.kind === ENTRY.LOSS ? REFUSAL_REASONS[entry.refusal] : chunkReason;
@@ -165,9 +172,14 @@ function isLoss({ kind }: Entry): boolean {
   return kind === ENTRY.LOSS || kind === ENTRY.GAP;
 }
 
-export function gapMessage({ event, reason, count, isTasks }: Gap): ControlDelivery {
-  if (isTasks) return { loss: tasksLossMessage(reason, count) };
-  return { loss: { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true } };
+export function gapMessage(gap: Gap): ControlDelivery {
+  return { loss: gapLoss(gap) };
+}
+
+function gapLoss({ event, reason, count, of }: Gap): LossMessage {
+  if (of === "tasks") return tasksLossMessage(reason, count);
+  if (of === "aux") return auxLossMessage(event, reason, count);
+  return { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true };
 }
 
 export function untoldMessage({ event, reason, count, period, firstNs, lastNs }: Untold): ControlDelivery {

@@ -10,6 +10,10 @@ export interface WireMessage {
 
 /** Delivery.tasks: field 3, length-delimited. */
 const DELIVERY_TASKS_TAG = (3 << 3) | 2;
+/** Delivery.aux: field 6, length-delimited. */
+const DELIVERY_AUX_TAG = (6 << 3) | 2;
+/** AuxData.event_index */
+const AUX_EVENT_INDEX_TAG = 1 << 3;
 /** Delivery.samples: field 2, length-delimited. */
 const DELIVERY_SAMPLES_TAG = (2 << 3) | 2;
 const EVENT_INDEX_TAG = SAMPLE_BATCH_FIELD.EVENT_INDEX << 3;
@@ -78,6 +82,20 @@ export class SampleMessage implements WireMessage {
     pushVarint(outer, this.#bodyBytes);
     this.#header.set(outer, 0);
     this.#headerBytes = outer.length;
+  }
+
+  /** As `finish`, where the segment is a piece of an AUX area: one a message. */
+  finishAux(eventIndex: number): void {
+    const header: number[] = [];
+    if (eventIndex > 0) {
+      header.push(AUX_EVENT_INDEX_TAG);
+      pushVarint(header, eventIndex);
+    }
+    const outer = [DELIVERY_AUX_TAG];
+    pushVarint(outer, header.length + this.#bodyBytes);
+    this.#header.set(outer, 0);
+    this.#header.set(header, outer.length);
+    this.#headerBytes = outer.length + header.length;
   }
 
   copy(target: Uint8Array, targetStart: number): void {

@@ -25,7 +25,7 @@ export interface Entry extends ChunkFacts {
   event: number;
   /** Of a LOSS. */
   refusal: number;
-  /** Of a CHUNK or TASKS: in the dispatcher's arena, with its size there. `samples` of TASKS are records. */
+  /** Of a CHUNK, TASKS or AUX: in the dispatcher's arena, with its size there. `samples` are records of TASKS, bytes of AUX. */
   segment: number;
   segmentBytes: number;
 }
@@ -125,7 +125,7 @@ export class OutboxReader {
   }
 
   #account({ kind, event, refusal, samples, period }: Entry): void {
-    if (kind === ENTRY.GAP || kind === ENTRY.TASKS) return;
+    if (kind === ENTRY.GAP || kind === ENTRY.TASKS || kind === ENTRY.AUX) return;
     this.#accounted[event].samples += samples;
     this.#accounted[event].period += period;
     if (kind === ENTRY.LOSS) this.#refused[refusal] += samples;
@@ -191,6 +191,11 @@ export class OutboxReader {
     return this.#region.doubles[TASKS_LOST_DOUBLE + refusal];
   }
 
+  /** Bytes of AUX data that its dispatcher could not queue, ever, for `refusal`. */
+  auxLost(event: number, refusal: Refusal): number {
+    return this.#region.doubles[this.#region.book(event) + BOOK.AUX_LOST + refusal];
+  }
+
   get usedBytes(): number {
     const { doubles } = this.#region;
     return Math.max(0, doubles[POSTED_DOUBLE] - doubles[TAKEN_DOUBLE]);
@@ -239,7 +244,7 @@ export class OutboxReader {
 }
 
 function refersToSegment({ kind }: Entry): boolean {
-  return kind === ENTRY.CHUNK || kind === ENTRY.TASKS;
+  return kind === ENTRY.CHUNK || kind === ENTRY.TASKS || kind === ENTRY.AUX;
 }
 
 function unitsOf(entry: Entry): number {

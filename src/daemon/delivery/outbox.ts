@@ -13,10 +13,10 @@
 export const EVENTS_PER_HANDLER_MAX = 16;
 
 /**
- * LOSS is part of the handler's books; GAP is event-wide and is not. CHUNK refers to samples, TASKS to task records, which
- * are in no books.
+ * LOSS is part of the handler's books; GAP is event-wide and is not. CHUNK refers to samples, TASKS to task records
+ * and AUX to a piece of an AUX area, which are in no books.
  */
-export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3, TASKS: 4 } as const;
+export const ENTRY = { CHUNK: 1, LOSS: 2, GAP: 3, TASKS: 4, AUX: 5 } as const;
 
 /** No refusal: the segment may be posted. */
 export const ADMITTED = -1;
@@ -35,7 +35,7 @@ export const TASKS_LOST_DOUBLE = 2;
 export const TAIL_WORD = LINE / 4;
 export const TAKEN_DOUBLE = LINE / 8 + 1;
 const BOOKS_AT = 2 * LINE;
-const BOOK_BYTES = 128;
+const BOOK_BYTES = 192;
 const UNIT_BYTES = 8;
 
 /** A header unit, then the doubles of LOSS. */
@@ -61,6 +61,11 @@ export const BOOK = {
   PENDING: 4,
   /** Samples that nobody looked at, and that no GAP entry tells of yet. */
   PENDING_GAP: 12,
+  /** The piece of an AUX area that was offered last: its area, and the position behind it. */
+  AUX_AREA: 13,
+  AUX_UNTIL: 14,
+  /** Bytes of AUX data that could not be queued, ever, by refusal. */
+  AUX_LOST: 15,
 } as const;
 export const PENDING = { SAMPLES: 0, PERIOD: 1, FIRST_NS: 2, LAST_NS: 3 } as const;
 const PENDING_DOUBLES = 4;
@@ -204,6 +209,28 @@ export class OutboxWriter {
   /** As `post`, of task records. */
   postTasks(segment: number, segmentBytes: number): void {
     this.#refer(packHeader(ENTRY.TASKS, 0, 0), segment, segmentBytes);
+  }
+
+  /** As `post`, of a piece of an AUX area. */
+  postAux(event: number, segment: number, segmentBytes: number): void {
+    this.#refer(packHeader(ENTRY.AUX, event, 0), segment, segmentBytes);
+  }
+
+  addAuxLost(event: number, refusal: Refusal, bytes: number): void {
+    this.#region.doubles[this.#region.book(event) + BOOK.AUX_LOST + refusal] += bytes;
+  }
+
+  /**
+   * Notes that the handler is offered what area `area` holds up to `until`; false when it was before, by a dispatcher
+   * that died before it gave the bytes back to the area.
+   */
+  offerAux(event: number, area: number, until: number): boolean {
+    const { doubles } = this.#region;
+    const book = this.#region.book(event);
+    if (doubles[book + BOOK.AUX_AREA] === area && doubles[book + BOOK.AUX_UNTIL] === until) return false;
+    doubles[book + BOOK.AUX_AREA] = area;
+    doubles[book + BOOK.AUX_UNTIL] = until;
+    return true;
   }
 
   addTasksLost(refusal: Refusal, records: number): void {

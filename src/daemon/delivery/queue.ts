@@ -81,6 +81,14 @@ export class Queue {
     }
   }
 
+  /** Begins `message` and takes the piece of an AUX area at the front of one outbox into it. The next turn is another's. */
+  takeAux(message: SampleMessage, reader: OutboxReader): void {
+    reader.take();
+    message.begin();
+    message.add(reader.segments, reader.entry.segment);
+    this.#turn = (this.#turn + 1) % this.#readers.length;
+  }
+
   #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
     this.#latency.record(nowNs - dispatchNs, samples);
     if (this.#sampleLatency === null) return;

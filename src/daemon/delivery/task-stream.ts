@@ -90,6 +90,6 @@ export class TaskStream {
 
   #noteLost(reason: LossReason, count: number): void {
     this.#isOutOfSync = true;
-    this.#losses.noteGap(0, reason, count, true);
+    this.#losses.noteGap(0, reason, count, "tasks");
   }
 }

@@ -14,7 +14,7 @@ import { OutboxReader } from "../delivery/outbox-reader.js";
 import { arenaBytes } from "../delivery/segment-layout.js";
 import { SegmentReader, SegmentWriter } from "../delivery/segments.js";
 import type { TaskSpec } from "../tasks/task-filter.js";
-import { Dispatcher } from "./dispatcher.js";
+import { Dispatcher, type DispatcherParts } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";
 import { DispatcherStats } from "./stats.js";
@@ -125,6 +125,7 @@ export interface HandlerOptions {
   readonly columns?: number;
   readonly tasks?: TaskSpec | null;
   readonly regionBytes?: number;
+  readonly aux?: boolean;
   readonly flushIntervalMs?: number;
   readonly flushIsDaemons?: boolean;
 }
@@ -183,6 +184,7 @@ export function openDispatcher(
   dataBytes = 65_536,
   position = 0,
   segmentBytes = 2 ** 24,
+  aux: DispatcherParts["aux"] = { view: () => new ArrayBuffer(0), enable: () => {} },
 ): DispatcherFixture {
   const capacity = 40;
   const table = openTable(capacity);
@@ -204,6 +206,7 @@ export function openDispatcher(
       now: () => clock.nowNs,
       clockIsMonotonic: true,
       capacity,
+      aux,
     });
   const attached: AttachSpec[] = [];
   const readers: OutboxReader[] = [];
@@ -233,6 +236,7 @@ export function openDispatcher(
       callchain = false,
       columns = 0,
       tasks = null,
+      aux: wantsAux = false,
       regionBytes = REGION_BYTES_MIN,
       flushIntervalMs = 100,
       flushIsDaemons = false,
@@ -254,6 +258,7 @@ export function openDispatcher(
         events: wanted,
         filter: { ...ALL, ...filter },
         tasks,
+        aux: wantsAux,
         columns: columns | (callchain ? SAMPLE.CALLCHAIN : 0),
         flushIntervalMs,
         flushIsDaemons,

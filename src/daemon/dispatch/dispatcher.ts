@@ -6,13 +6,14 @@
 import type { ScanListener } from "../../pmu/record.js";
 import { BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
-import type { RecordFormat } from "../../pmu/source.js";
+import type { AuxRingDescriptor, RecordFormat } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
 import { ADMITTED, OutboxWriter, REFUSAL } from "../delivery/outbox.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { LatencyHistogram } from "../observe/histogram.js";
+import { AuxDispatch, type AuxParts } from "./aux-dispatch.js";
 import { ChunkList, NO_CHUNK } from "./chunks.js";
 import { filterKey, OwnerCache } from "./filter.js";
 import type { Lane } from "./lane.js";
@@ -55,6 +56,8 @@ export interface DispatcherParts {
   /** Whether sample times can be compared with `now`. */
   readonly clockIsMonotonic: boolean;
   readonly capacity: number;
+  /** How AUX areas are seen from this thread, and their events enabled again. */
+  readonly aux: Pick<AuxParts, "view" | "enable">;
 }
 
 export class Dispatcher implements DispatchTarget, ScanListener {
@@ -66,6 +69,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #lanes: LaneTable;
   readonly #chunks: ChunkList;
   readonly #tasks: TaskLanes;
+  readonly #aux: AuxDispatch;
   readonly #latency: LatencyHistogram;
   /** Slots that a predecessor died in, while its last batch is offered again to the others. */
   #abandoned: ReadonlySet<number> | null = null;
@@ -76,6 +80,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   #nowNs = 0;
   #memoryShareBytes = 0;
   #delivered = false;
+  #moreAux = false;
   #flushIntervalMs = NO_HANDLER;
 
   constructor(parts: DispatcherParts) {
@@ -84,6 +89,12 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#lanes = new LaneTable(parts.rings, new OwnerCache());
     this.#chunks = new ChunkList(parts.segments, this.#lanes);
     this.#tasks = new TaskLanes(parts.segments);
+    this.#aux = new AuxDispatch({
+      ...parts,
+      ...parts.aux,
+      ports: this.#ports,
+      onPosted: (slot) => this.#markDirty(slot),
+    });
     this.#latency = new LatencyHistogram(parts.stats.ringToDispatch);
   }
 
@@ -126,6 +137,20 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#tasks.removeFormats(formats);
   }
 
+  /** Those on this dispatcher's CPUs are drained from now on. */
+  addAux(event: number, rings: readonly AuxRingDescriptor[]): void {
+    for (const ring of rings) if (this.#parts.rings.some(({ cpu }) => cpu === ring.cpu)) this.#aux.add(event, ring);
+  }
+
+  removeAux(rings: readonly AuxRingDescriptor[]): void {
+    for (const ring of rings) this.#aux.remove(ring);
+  }
+
+  /** Rings to poll beside the CPUs'. */
+  get auxRings(): readonly AuxRingDescriptor[] {
+    return this.#aux.rings;
+  }
+
   /** The event ticks at another rate from now on; every lane's pace follows. */
   setPace(event: number, pace: EventPace): void {
     this.#paces[event] = pace;
@@ -157,11 +182,17 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     }
   }
 
-  /** Drains what every ring holds now. True when something is there to deliver. */
+  /** Drains what every ring holds now, and AUX areas of a part of it. True when something is there to deliver. */
   drain(): boolean {
     this.#delivered = false;
     for (let r = 0; r < this.#parts.rings.length; r++) this.#drainRing(r);
+    this.#moreAux = this.#aux.drain();
     return this.#delivered;
+  }
+
+  /** Whether AUX areas held more than the last drain took. */
+  get moreAux(): boolean {
+    return this.#moreAux;
   }
 
   #drainRing(r: number): void {

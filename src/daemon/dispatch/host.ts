@@ -46,6 +46,7 @@ class Ledger {
   readonly #paces = new Map<number, Control>();
   readonly #attached = new Map<number, Control>();
   #flushInterval: Control | null = null;
+  readonly #aux = new Map<bigint, Control>();
   /** Of task records. */
   readonly #tasks: RecordFormat[] = [];
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
@@ -76,6 +77,12 @@ class Ledger {
       case "remove tasks":
         for (const { ids } of control.formats) removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
         break;
+      case "add aux":
+        for (const ring of control.rings) this.#aux.set(ring.address, { ...control, rings: [ring] });
+        break;
+      case "remove aux":
+        for (const { address } of control.rings) this.#aux.delete(address);
+        break;
       case "drain":
       case "fail":
       case "stop":
@@ -90,7 +97,14 @@ class Ledger {
     );
     const flushInterval = this.#flushInterval === null ? [] : [this.#flushInterval];
     const tasks = this.#tasks.map((format): Control => ({ kind: "add tasks", formats: [format] }));
-    return [...this.#paces.values(), ...formats, ...tasks, ...this.#attached.values(), ...flushInterval];
+    return [
+      ...this.#paces.values(),
+      ...formats,
+      ...tasks,
+      ...this.#aux.values(),
+      ...this.#attached.values(),
+      ...flushInterval,
+    ];
   }
 
   /** One opening of the event: a recording hands out the same ids for each. */

@@ -1,5 +1,5 @@
 /** What the main thread tells a dispatcher and what it answers: one tagged union a direction. */
-import type { RecordFormat, RingDescriptor } from "../../pmu/source.js";
+import type { AuxRingDescriptor, RecordFormat, RingDescriptor } from "../../pmu/source.js";
 import type { OutboxShape } from "../delivery/outbox.js";
 import type { TaskSpec } from "../tasks/task-filter.js";
 import type { FilterSpec } from "./filter.js";
@@ -32,6 +32,8 @@ export interface AttachSpec {
   readonly flushIsDaemons: boolean;
   /** Null: no task records. */
   readonly tasks: TaskSpec | null;
+  /** Whether the handler is given what its events write into AUX areas. */
+  readonly aux: boolean;
 }
 
 export type Control =
@@ -45,6 +47,10 @@ export type Control =
   | { readonly kind: "add tasks"; readonly formats: readonly RecordFormat[] }
   /** Whatever the rings hold is drained first. */
   | { readonly kind: "remove tasks"; readonly formats: readonly RecordFormat[] }
+  /** Armed event `event` writes into these rings' AUX areas; each is drained by the dispatcher of its CPU. */
+  | { readonly kind: "add aux"; readonly event: number; readonly rings: readonly AuxRingDescriptor[] }
+  /** Whatever they hold is drained first. They may be unmapped when it is answered. */
+  | { readonly kind: "remove aux"; readonly rings: readonly AuxRingDescriptor[] }
   /** Whatever the rings hold is drained first, at the old pace. */
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
   /** Of all handlers that leave it to the daemon. */

@@ -24,10 +24,15 @@ export const DISPATCHER_STAT = {
   /** Of any type, as the kernel's LOST records tell. */
   LOST_RECORDS: 10,
   TASK_RECORDS: 11,
+  /** Drained of AUX areas, and such as records named that no area held. */
+  AUX_BYTES: 12,
+  AUX_CORRUPT_BYTES: 13,
+  /** Runs behind which the kernel had no room for more. */
+  AUX_TRUNCATED: 14,
 } as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
-const DISPATCHER_WORDS = 12;
+const DISPATCHER_WORDS = 15;
 const EVENT_WORDS = 4;
 const WORDS_PER_LINE = 8;
 const RING_FILL_AT = roundUp(DISPATCHER_WORDS);

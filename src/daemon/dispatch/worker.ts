@@ -1,9 +1,10 @@
 /** A dispatcher's thread: sleeps in poll on its rings and on its control fd, drains, and answers control messages. */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
-import { PAGE_BYTES } from "../../pmu/abi.js";
+import { IOC, PAGE_BYTES } from "../../pmu/abi.js";
 import {
   clearEventfd,
   Errno,
+  ioctl,
   POLLERR,
   POLLHUP,
   POLLIN,
@@ -14,6 +15,7 @@ import {
   viewMemory,
 } from "../../pmu/ffi.js";
 import { RingReader } from "../../pmu/ring.js";
+import type { RingDescriptor } from "../../pmu/source.js";
 import { SlotCounters } from "../../registry/counters.js";
 import { tableLayout } from "../../registry/layout.js";
 import { TableWalker } from "../../registry/walk.js";
@@ -37,6 +39,7 @@ const IGNORED_BY_POLL = -1;
 const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set([
   "remove formats",
   "remove tasks",
+  "remove aux",
   "pace",
   "drain",
   "stop",
@@ -70,6 +73,7 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     now,
     clockIsMonotonic: setup.clockIsMonotonic,
     capacity: setup.capacity,
+    aux: { view: viewMemory, enable: (fd) => ioctl(fd, IOC.ENABLE, 0) },
   });
   const drain = (): void => {
     if (dispatcher.drain()) deliveryBell.ring(setup.index);
@@ -94,6 +98,12 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       case "remove tasks":
         dispatcher.removeTaskFormats(control.formats);
         break;
+      case "add aux":
+        dispatcher.addAux(control.event, control.rings);
+        break;
+      case "remove aux":
+        dispatcher.removeAux(control.rings);
+        break;
       case "pace":
         dispatcher.setPace(control.event, control.pace);
         break;
@@ -116,17 +126,15 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     // For what that delivered, and for what its predecessor did not come to ring for.
     deliveryBell.ring(setup.index);
   }
-  // struct pollfd pairs: the control fd, then the rings.
-  const fds = [setup.controlFd, ...setup.rings.map((ring) => ring.pollFd)];
-  const pollFds = new Int32Array(fds.length * 2);
-  fds.forEach((fd, i) => {
-    pollFds[2 * i] = fd;
-  });
+  let polled = polls(setup, dispatcher.auxRings);
   for (;;) {
     for (let message = receiveMessageOnPort(port); message !== undefined; message = receiveMessageOnPort(port)) {
       const { sequence, control } = message.message as Request;
       if (DRAINED_BEFORE.has(control.kind)) drain();
+      // All of it: nobody writes there any more.
+      if (control.kind === "remove aux") while (dispatcher.moreAux) drain();
       apply(control);
+      if (control.kind === "add aux" || control.kind === "remove aux") polled = polls(setup, dispatcher.auxRings);
       port.postMessage({ kind: "done", sequence } satisfies Answer);
       if (control.kind === "stop") {
         busy.end();
@@ -135,19 +143,32 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     }
     drain();
     const interval = dispatcher.flushIntervalMs;
-    for (let i = 0; i < fds.length; i++) pollFds[2 * i + 1] = POLLIN;
+    const { fds, rings } = polled;
+    for (let i = 0; i <= rings.length; i++) fds[2 * i + 1] = POLLIN;
+    const timeoutMs = interval < 0 ? POLL_FOREVER : pollMs(interval);
     busy.end();
-    poll(pollFds, fds.length, interval < 0 ? POLL_FOREVER : pollMs(interval));
+    poll(fds, rings.length + 1, dispatcher.moreAux ? 0 : timeoutMs);
     busy.begin();
     stats.words[DISPATCHER_STAT.WAKEUPS] += 1;
-    if (pollFds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
-    setup.rings.forEach((ring, i) => {
-      const revents = pollFds[2 * (i + 1) + 1] >>> 16;
+    if (fds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
+    rings.forEach((ring, i) => {
+      const revents = fds[2 * (i + 1) + 1] >>> 16;
       // An fd that has hung up stays so: polled on, it would keep the thread awake for good. The ring is still drained.
-      if ((revents & (POLLERR | POLLHUP)) !== 0) pollFds[2 * (i + 1)] = IGNORED_BY_POLL;
+      if ((revents & (POLLERR | POLLHUP)) !== 0) fds[2 * (i + 1)] = IGNORED_BY_POLL;
       else if (ring.pollKind === "eventfd" && revents !== 0) clearEventfd(ring.pollFd);
     });
   }
+}
+
+interface Polled {
+  /** struct pollfd pairs: the control fd, then the rings. */
+  readonly fds: Int32Array;
+  readonly rings: readonly RingDescriptor[];
+}
+
+function polls({ controlFd, rings }: DispatcherSetup, auxRings: readonly RingDescriptor[]): Polled {
+  const all = [...rings, ...auxRings];
+  return { fds: Int32Array.from([controlFd, ...all.map(({ pollFd }) => pollFd)].flatMap((fd) => [fd, 0])), rings: all };
 }
 
 /** A dispatcher that may not run where it should runs elsewhere: whether that will do is not for it to say. */

@@ -62,6 +62,7 @@ export interface LossMessage {
   readonly event_index: number;
   readonly period: number;
   readonly tasks: number;
+  readonly aux_bytes: number;
 }
 
 export interface EventBooksMessage {

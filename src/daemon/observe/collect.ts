@@ -33,6 +33,7 @@ export interface CollectParts {
   readonly broker: Broker;
   readonly tally: Tally;
   readonly taskTracking: TaskTracking;
+  readonly auxBytes: { readonly delivered: number; readonly lost: number };
   readonly audit: BooksAudit;
   readonly slowDispatches: SlowDispatchWatch;
   readonly overload: OverloadControl;
@@ -99,6 +100,11 @@ export function collect(parts: CollectParts): Snapshot {
     totals: {
       taskRecords: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.TASK_RECORDS]),
       taskRecordsLost: parts.taskTracking.lost,
+      auxBytes: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_BYTES]),
+      auxBytesDelivered: parts.auxBytes.delivered,
+      auxBytesLost: parts.auxBytes.lost,
+      auxCorruptBytes: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_CORRUPT_BYTES]),
+      auxTruncated: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_TRUNCATED]),
       samples: tally.events.samples + sum(events, (event) => event.samples),
       unclaimed: tally.events.unclaimed + sum(events, (event) => event.unclaimed),
       kernelLost: tally.events.kernelLost + sum(events, (event) => event.kernelLost),

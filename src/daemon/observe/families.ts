@@ -126,6 +126,27 @@ export const COUNTERS: readonly Family<number>[] = [
     "Task records that the kernel dropped, or that a handler's queue had no room for. Each handler is given a new snapshot.",
     (s) => s.totals.taskRecordsLost,
   ),
+  total("nmid_aux_bytes_total", "Bytes drained of AUX areas (Intel PT and its like).", (s) => s.totals.auxBytes),
+  total(
+    "nmid_aux_delivered_bytes_total",
+    "Bytes of AUX data written to gRPC streams, once for each handler.",
+    (s) => s.totals.auxBytesDelivered,
+  ),
+  total(
+    "nmid_aux_lost_bytes_total",
+    "Bytes of AUX data that were drained and not delivered to a handler: its queue was full, or its stream broke. Each loss is told to it.",
+    (s) => s.totals.auxBytesLost,
+  ),
+  total(
+    "nmid_aux_corrupt_bytes_total",
+    "Bytes that records named and no AUX area held. Must stay 0: report anything else as a bug, with the kernel's version.",
+    (s) => s.totals.auxCorruptBytes,
+  ),
+  total(
+    "nmid_aux_truncated_total",
+    "Times an AUX area was full and its event stood still until room was made. The trace has gaps there: narrow the event, raise aux_kib, or give the daemon more CPU.",
+    (s) => s.totals.auxTruncated,
+  ),
   total(
     "nmid_throttled_total",
     "Times the kernel throttled an event for exceeding its interrupt budget. Samples are missing: lower the rate, or raise kernel.perf_cpu_time_max_percent. A lower bound, since the kernel can lose these records too.",

@@ -134,6 +134,13 @@ export interface Snapshot {
     /** Drained, and lost in the kernel or for a handler. */
     readonly taskRecords: number;
     readonly taskRecordsLost: number;
+    /** Drained of AUX areas; then of each handler: what its stream took, and what it lost. */
+    readonly auxBytes: number;
+    readonly auxBytesDelivered: number;
+    readonly auxBytesLost: number;
+    /** Named by records that no area held. */
+    readonly auxCorruptBytes: number;
+    readonly auxTruncated: number;
     readonly samples: number;
     readonly unclaimed: number;
     readonly kernelLost: number;

@@ -71,6 +71,13 @@ export class ProtoWriter {
     for (let i = 0; i < length; i++) this.bytes[this.length++] = byteAt(i);
   }
 
+  /** What comes before `length` bytes that somebody else puts behind it; nothing when there are none. */
+  dataHeader(field: number, length: number): void {
+    if (length === 0) return;
+    this.#tag(field, WIRE.BYTES);
+    this.#varint(length, 0);
+  }
+
   /** A message in a field, until `end` is called with what this returns. */
   begin(field: number): number {
     this.#tag(field, WIRE.BYTES);

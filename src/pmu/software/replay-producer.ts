@@ -2,7 +2,8 @@
 import { parentPort } from "node:worker_threads";
 import { PAGE_BYTES, RECORD } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
-import type { RingDescriptor } from "../source.js";
+import type { AuxRingDescriptor, RingDescriptor } from "../source.js";
+import { type AuxPiece, AuxPlayer } from "./aux-player.js";
 import { addLost, addProduced, type CountsBuffer } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
 import { bodyTimeAt, type RecordIndex } from "./record-index.js";
@@ -22,6 +23,9 @@ export interface ReplayProducerData {
   readonly counts: CountsBuffer;
   /** One word, the producer's: how many records of the run, of `index`, are behind it. */
   readonly position: Int32Array<SharedArrayBuffer>;
+  /** What the recording holds of AUX areas, and a ring for each; empty where it holds none. */
+  readonly auxPieces: readonly AuxPiece[];
+  readonly auxRings: readonly AuxRingDescriptor[];
 }
 
 export type ReplayCommand =
@@ -58,6 +62,7 @@ class Replay {
   /** The image's whole words. */
   readonly #words: Uint32Array;
   readonly #writers: readonly RingWriter[];
+  readonly #aux: AuxPlayer;
   /** By attr: how often it is enabled. */
   readonly #enabled: Uint32Array;
   #enabledCount = 0;
@@ -71,12 +76,13 @@ class Replay {
   /** How often the run has started over, and what that adds to each time. */
   #passes = 0;
   #shiftNs = 0;
-  /** Whether this pass has written anything. */
+  /** Whether this pass has written anything into a CPU's ring. */
   #wrote = false;
   /** From the first time to the one that a pass more begins with. */
   readonly #passNs: number;
 
-  constructor(data: ReplayProducerData, writers: readonly RingWriter[]) {
+  constructor(data: ReplayProducerData, writers: readonly RingWriter[], aux: AuxPlayer) {
+    this.#aux = aux;
     this.#data = data;
     this.#view = new DataView(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength);
     this.#words = new Uint32Array(data.bytes.buffer, data.bytes.byteOffset, data.bytes.byteLength >>> 2);
@@ -94,6 +100,7 @@ class Replay {
         this.#passes = 0;
         this.#shiftNs = 0;
         this.#wrote = false;
+        this.#aux.begin(0);
         Atomics.store(this.#data.position, 0, 0);
         return;
       case "abandon":
@@ -114,7 +121,7 @@ class Replay {
     this.#startMs ??= nowMs;
     if (this.#next < this.#data.index.count) return this.#writeDue(nowMs - this.#startMs);
     if (this.#data.loop && this.#data.index.count > 0) return this.#startOver();
-    if (!this.#writers.every((writer) => writer.isDrained())) return READER_POLL_MS;
+    if (!this.#writers.every((writer) => writer.isDrained()) || !this.#aux.isDrained()) return READER_POLL_MS;
     const run = this.#run;
     this.#run = null;
     ended(run);
@@ -128,6 +135,7 @@ class Replay {
     this.#passes++;
     this.#shiftNs = this.#passes * this.#passNs;
     this.#wrote = false;
+    this.#aux.begin(this.#passes);
     return sleepMs;
   }
 
@@ -158,6 +166,8 @@ class Replay {
     const type = this.#view.getUint32(at, true);
     if (this.#enabled[attr] === 0 && OF_THEIR_EVENT.has(type)) return true;
     const size = this.#view.getUint16(at + 6, true);
+    // It is of no use in a ring without the area: the player's has it.
+    if (type === RECORD.AUX && this.#aux.hasAreas) return this.#enabled[attr] === 0 || this.#playAux(record, at, size);
     const writer = this.#writers[index.ring[record] as number] as RingWriter;
     if (!writer.hasRoom(size)) return false;
     const position = writer.head;
@@ -178,10 +188,18 @@ class Replay {
     if (inBody > 0 && inBody + 8 <= size) addToTime(writer, position + inBody, this.#shiftNs);
   }
 
+  #playAux(record: number, at: number, size: number): boolean {
+    const { index } = this.#data;
+    const timeNs = index.timeBaseNs + BigInt((index.time[record] as number) + this.#shiftNs);
+    const cpu = index.cpus[index.ring[record] as number] as number;
+    return this.#aux.play({ record, at, size, timeNs, cpu });
+  }
+
   #publish(wakeNow: boolean): void {
     // Read by whoever makes a snapshot: what is below has been written to the rings, or never will be.
     Atomics.store(this.#data.position, 0, this.#next);
     for (const writer of this.#writers) writer.publish(wakeNow);
+    this.#aux.publish();
   }
 }
 
@@ -212,7 +230,8 @@ function main(): void {
     ({ address, dataBytes, cpu, pollFd }) =>
       new RingWriter(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes, cpu, () => signalEventfd(pollFd)),
   );
-  const replay = new Replay(data, writers);
+  const aux = new AuxPlayer(data.bytes, data.auxPieces, data.auxRings, viewMemory, signalEventfd);
+  const replay = new Replay(data, writers, aux);
   const ended = (run: number): void => parentPort?.postMessage({ run } satisfies ReplayEnded);
   runProducer<ReplayCommand>(
     setup,

@@ -1,6 +1,6 @@
 /** The source that plays a perf.data recording: its records as they were in the kernel's rings, at their own pace. */
 import { hrtime } from "node:process";
-import { BRANCH_SAMPLE, COUNT_SW, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
+import { BRANCH_SAMPLE, COUNT_SW, RECORD, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import {
   modifierSuffix,
@@ -15,6 +15,7 @@ import type { RecordedAttr } from "../perf-data/attr.js";
 import type { Damage } from "../perf-data/image.js";
 import { type Recording, readRecording } from "../perf-data/recording.js";
 import {
+  type AuxRingDescriptor,
   type EventCatalog,
   type EventReading,
   type EventRequest,
@@ -31,6 +32,7 @@ import {
 } from "../source.js";
 import { isSwitch, isTaskRecord } from "../task-record.js";
 import { type Records, runsOf } from "../task-runs.js";
+import { auxPieces, closeAuxRings, openAuxRings } from "./aux-pieces.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
@@ -69,7 +71,12 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const { speed = 1, loop = false } = options;
   const position = new Int32Array(new SharedArrayBuffer(4));
   const { bytes } = recording.image;
-  const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position };
+  const pieces = auxPieces(recording.auxTraces);
+  const auxRings = openAuxRings(pieces, index.cpus);
+  const data: ReplayProducerData = {
+    ...{ rings, bytes, index, attrs, speed, loop, counts, position },
+    ...{ auxPieces: pieces, auxRings },
+  };
   return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
 }
 
@@ -100,6 +107,8 @@ class ReplaySource implements Source {
   readonly #nowNs: () => bigint;
   readonly #thread: Thread;
   readonly #listeners: (() => void)[] = [];
+  /** The attr whose records tell of AUX areas; -1 where the recording holds none. */
+  readonly #auxAttr: number;
   #enabled = 0;
   /** Number of the run that is under way, or of the last one. */
   #run = 0;
@@ -110,6 +119,7 @@ class ReplaySource implements Source {
     this.#recording = recording;
     this.#data = data;
     this.#nowNs = nowNs;
+    this.#auxAttr = auxAttr(data);
     this.rings = data.rings;
     const first = recording.attrs.find((attr) => !isDummy(attr)) ?? (recording.attrs[0] as RecordedAttr);
     this.clock = clockName(first);
@@ -156,6 +166,7 @@ class ReplaySource implements Source {
       key: `${index}/${name}`,
       rate: requestedRate(request) ?? { kind: "all" },
       periodUnit: isClock(attr) ? "ns" : "events",
+      hasAux: index === this.#auxAttr,
     };
     return [resolved];
   }
@@ -194,7 +205,7 @@ class ReplaySource implements Source {
     this.#checkShape(attr, shape);
     const format = formatOf(attr);
     const { counts } = this.#data;
-    return new OpenReplayEvent(format, this.#nowNs, {
+    return new OpenReplayEvent(format, event.hasAux ? this.#data.auxRings : [], this.#nowNs, {
       count: () => readCount(counts, index),
       enable: () => {
         this.#enabled++;
@@ -283,7 +294,10 @@ class ReplaySource implements Source {
 
   close(): Promise<void> {
     this.#running = false;
-    this.#closed ??= this.#thread.stop().then(() => closeSoftwareRings(this.rings));
+    this.#closed ??= this.#thread.stop().then(() => {
+      closeSoftwareRings(this.rings);
+      closeAuxRings(this.#data.auxRings);
+    });
     return this.#closed;
   }
 }
@@ -315,6 +329,14 @@ function* taskRecords({ bytes, index }: ReplayProducerData, end: number): Record
     const type = view.getUint32(at, true);
     yield isTaskRecord(type) && !isSwitch(type) ? bytes.subarray(at, at + view.getUint16(at + 6, true)) : null;
   }
+}
+
+/** perf makes the event that writes into AUX areas the only one of its kind; its records say which it is. */
+function auxAttr({ bytes, index, auxPieces: pieces }: ReplayProducerData): number {
+  if (pieces.length === 0) return -1;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const record = index.offset.findIndex((at) => view.getUint32(at, true) === RECORD.AUX);
+  return record < 0 ? -1 : (index.attr[record] as number);
 }
 
 function isDummy({ type, config }: RecordedAttr): boolean {
@@ -352,6 +374,7 @@ interface ReplayControl {
 
 class OpenReplayEvent implements OpenEvent {
   readonly formats: readonly RecordFormat[];
+  readonly auxRings: readonly AuxRingDescriptor[];
   readonly #time: EnabledTime;
   readonly #control: ReplayControl;
   /** What was counted while this one was enabled, up to the last disable; and where it stood at the last enable. */
@@ -359,7 +382,13 @@ class OpenReplayEvent implements OpenEvent {
   #countedFrom: ProducerCount = { produced: 0, lost: 0 };
   #closed = false;
 
-  constructor(format: RecordFormat, nowNs: () => bigint, control: ReplayControl) {
+  constructor(
+    format: RecordFormat,
+    auxRings: readonly AuxRingDescriptor[],
+    nowNs: () => bigint,
+    control: ReplayControl,
+  ) {
+    this.auxRings = auxRings;
     this.formats = [format];
     this.#time = new EnabledTime(nowNs);
     this.#control = control;

@@ -1,0 +1,44 @@
+/** Finds what a recording holds of AUX areas, and makes rings to play it into. */
+import { mapAnonymous, unmap } from "../ffi.js";
+import type { AuxTrace } from "../perf-data/aux-trace.js";
+import type { AuxRingDescriptor } from "../source.js";
+import type { AuxPiece } from "./aux-player.js";
+import { closeSoftwareRings, openSoftwareRing } from "./ring-memory.js";
+
+/** Records of AUX areas are few and short. */
+const RING_BYTES = 16 * 1024;
+/** What perf gives an area that runs all the time, at most. */
+export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
+
+export function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
+  const areas = [...new Set(traces.map(({ idx }) => idx))];
+  return traces.map(({ idx, cpu, tid, offset, data }) => ({ area: areas.indexOf(idx), cpu, tid, offset, ...data }));
+}
+
+/** One for each area of `pieces`, in order. `cpus` are those whose rings somebody drains. Throws Errno. */
+export function openAuxRings(
+  pieces: readonly AuxPiece[],
+  cpus: readonly number[],
+  auxBytes: number = REPLAY_AUX_BYTES,
+): AuxRingDescriptor[] {
+  const rings: AuxRingDescriptor[] = [];
+  try {
+    for (const { area, cpu } of pieces) {
+      if (rings[area] !== undefined) continue;
+      const auxAddress = mapAnonymous(auxBytes);
+      const wanted = new Int32Array(new SharedArrayBuffer(4));
+      const ring = openSoftwareRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), RING_BYTES);
+      rings[area] = { ...ring, auxAddress, auxBytes, eventFd: null, wanted };
+    }
+  } catch (error) {
+    closeAuxRings(rings);
+    throw error;
+  }
+  return rings;
+}
+
+/** Once only, and when no thread looks at the memory any more. */
+export function closeAuxRings(rings: readonly AuxRingDescriptor[]): void {
+  closeSoftwareRings(rings);
+  for (const { auxAddress, auxBytes } of rings) unmap(auxAddress, auxBytes);
+}
