@@ -62,6 +62,12 @@ export class AuxAreaReader {
     Atomics.store(this.#control, MMAP_PAGE.AUX_TAIL / 8, BigInt(position));
   }
 
+  /** Whether the run may become readable yet: the kernel publishes the record first, and aux_head a moment later. */
+  expects({ offset, bytes }: AuxRun): boolean {
+    const end = offset + bytes;
+    return bytes <= this.bytes && offset >= this.tail && end > this.loadHead() && end - this.tail <= this.bytes;
+  }
+
   /**
    * Whether the run is readable: inside the area, below aux_head, and neither given back nor overwritten. `from` is where
    * reading it begins, behind what is given back already of a run that is read in pieces.

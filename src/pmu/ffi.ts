@@ -67,9 +67,9 @@ const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
 const MAP_ANONYMOUS = 0x20;
 
-/** Maps `length` bytes of `fd` shared and writable; returns the address, which any thread of this process may view. */
-export function mapShared(fd: number, length: number): bigint {
-  return address(cMmap(null, length, PROT_READ_WRITE, MAP_SHARED, fd, 0));
+/** Maps `length` bytes of `fd` from `offset` on, shared and writable; returns the address, which any thread of this process may view. */
+export function mapShared(fd: number, length: number, offset = 0): bigint {
+  return address(cMmap(null, length, PROT_READ_WRITE, MAP_SHARED, fd, offset));
 }
 
 /** Maps `length` zeroed bytes that belong to no file. */

@@ -73,7 +73,7 @@ function checkExclusive(
 }
 
 function takesCounters(event: ResolvedEvent): boolean {
-  return [event, ...event.members].some(needsCounter);
+  return [event, ...event.members].some((each) => needsCounter(each) && !each.hasAux);
 }
 
 function namesOf(claims: readonly Claim[], which: (claimant: Claimant) => boolean): string[] {

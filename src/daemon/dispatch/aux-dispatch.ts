@@ -24,6 +24,14 @@ export const AUX_PIECE_BYTES_MAX = CHUNK_PAYLOAD_BYTES_MAX - AuxPieceHeader.BYTE
 /** sample_id of TID, TIME, CPU and IDENTIFIER, in words: what events with AUX areas are opened with. */
 const SAMPLE_ID_WORDS = 8;
 const NO_SEGMENT = -1;
+/** aux_head follows its record at once, with interrupts off: what has not come by then never will. */
+const RUN_WAIT_NS_MAX = 100_000_000;
+/** Of `runOffset`: a predecessor may have been in the middle of a run. */
+const UNKNOWN = -1;
+const NONE = -2;
+const NOTHING_PENDING = { runOffset: UNKNOWN, waitsSinceNs: 0, untoldHead: -1 } as const;
+/** What #take says of a record whose run is not readable yet. */
+const NOT_YET = null;
 
 /** What is known of one handler here. */
 export interface AuxPort {
@@ -40,8 +48,12 @@ interface AuxRing {
   readonly descriptor: AuxRingDescriptor;
   readonly reader: RingReader;
   readonly area: AuxAreaReader;
-  /** Where the run that is read in pieces began, or -1. */
+  /** Where the run that is read in pieces began; or NONE, or UNKNOWN. */
   runOffset: number;
+  /** Since when a record waits for its run; 0: none does. */
+  waitsSinceNs: number;
+  /** aux_head as it was when the ring held no more records, of a run that none has told of; -1: there was none. */
+  untoldHead: number;
 }
 
 export interface AuxParts {
@@ -87,7 +99,7 @@ export class AuxDispatch implements DispatchTarget {
     const { address, dataBytes, auxAddress, auxBytes } = descriptor;
     const memory = view(address, PAGE_BYTES + dataBytes);
     const area = new AuxAreaReader(memory, view(auxAddress, auxBytes));
-    this.#rings.push({ event, descriptor, reader: new RingReader(memory, dataBytes), area, runOffset: -1 });
+    this.#rings.push({ event, descriptor, reader: new RingReader(memory, dataBytes), area, ...NOTHING_PENDING });
   }
 
   remove({ address }: AuxRingDescriptor): void {
@@ -112,14 +124,31 @@ export class AuxDispatch implements DispatchTarget {
       const next = this.#recordEnd(reader, head);
       if (next < 0) break;
       const drained = this.#take(ring, next, budget);
+      if (drained === NOT_YET) break;
       budget -= Math.abs(drained);
       // Less than 0: a part of the run is left, and its record with it.
       if (drained >= 0) reader.storeTail(next);
     }
+    if (reader.tail === head) this.#passUntold(ring);
     // Moving aux_tail does not wake a full area's event. Enabling one that runs costs a look at it.
     const { eventFd, wanted } = descriptor;
     if (area.tail !== tailBefore && eventFd !== null && Atomics.load(wanted, 0) !== 0) this.#parts.enable(eventFd);
     return reader.tail !== head;
+  }
+
+  /**
+   * Gives back what no record tells of, or the area would stay full for good: the ring had no room for the record. A
+   * record comes before its run, so what is untold at two looks will stay so.
+   */
+  #passUntold(ring: AuxRing): void {
+    const { reader, area } = ring;
+    const auxHead = area.loadHead();
+    const isUntold = auxHead > area.tail && reader.loadHead() === reader.tail;
+    if (isUntold && ring.untoldHead === auxHead) {
+      this.#parts.stats.words[DISPATCHER_STAT.AUX_UNTOLD_BYTES] += auxHead - area.tail;
+      area.storeTail(auxHead);
+    }
+    ring.untoldHead = isUntold ? auxHead : -1;
   }
 
   /** The position behind the record at the tail; -1 when it is none, and then the ring is given up to its head. */
@@ -136,7 +165,7 @@ export class AuxDispatch implements DispatchTarget {
   }
 
   /** Offers the record's run, `budget` bytes of it at most; how many, as a number below 0 while some are left. */
-  #take(ring: AuxRing, next: number, budget: number): number {
+  #take(ring: AuxRing, next: number, budget: number): number | typeof NOT_YET {
     const { reader, area } = ring;
     const { words, wordMask } = reader;
     const { stats } = this.#parts;
@@ -155,20 +184,32 @@ export class AuxDispatch implements DispatchTarget {
     }
     // Of a run that is read in pieces what was read is given back already. Nobody knows that of the first run after a
     // predecessor's.
-    const isBegun = ring.runOffset === run.offset || (ring.runOffset < 0 && area.tail > run.offset);
+    const isBegun = ring.runOffset === run.offset || (ring.runOffset === UNKNOWN && area.tail > run.offset);
     const from = isBegun ? Math.max(run.offset, area.tail) : run.offset;
     if (!area.holds(run, from)) {
+      if (area.expects(run) && this.#isWorthWaiting(ring)) return NOT_YET;
+      ring.waitsSinceNs = 0;
       stats.words[DISPATCHER_STAT.AUX_CORRUPT_BYTES] += run.bytes;
       return 0;
     }
     ring.runOffset = run.offset;
+    ring.waitsSinceNs = 0;
     this.#header.describe(words, wordMask, at, size, SAMPLE_ID_WORDS, run);
     const end = run.offset + run.bytes;
-    const until = Math.min(end, from + budget);
+    // Whole pieces, so that a successor cuts the run as its predecessor did.
+    const whole = Math.ceil((from + budget - run.offset) / AUX_PIECE_BYTES_MAX) * AUX_PIECE_BYTES_MAX;
+    const until = Math.min(end, run.offset + whole);
     this.#offerRun(ring, from, until, end);
     if (until < end) return from - until;
+    ring.runOffset = NONE;
     if ((run.flagsLow & AUX_FLAG.TRUNCATED) !== 0) stats.words[DISPATCHER_STAT.AUX_TRUNCATED] += 1;
     return until - from;
+  }
+
+  #isWorthWaiting(ring: AuxRing): boolean {
+    const nowNs = this.#parts.now();
+    if (ring.waitsSinceNs === 0) ring.waitsSinceNs = nowNs;
+    return nowNs - ring.waitsSinceNs < RUN_WAIT_NS_MAX;
   }
 
   #offerRun(ring: AuxRing, from: number, until: number, end: number): void {

@@ -29,10 +29,12 @@ export const DISPATCHER_STAT = {
   AUX_CORRUPT_BYTES: 13,
   /** Runs behind which the kernel had no room for more. */
   AUX_TRUNCATED: 14,
+  /** Given back unread, since the kernel had no room for the record that would tell of them. */
+  AUX_UNTOLD_BYTES: 15,
 } as const;
 export const EVENT_STAT = { SAMPLES: 0, UNCLAIMED: 1, THROTTLED: 2, UNTHROTTLED: 3 } as const;
 
-const DISPATCHER_WORDS = 15;
+const DISPATCHER_WORDS = 16;
 const EVENT_WORDS = 4;
 const WORDS_PER_LINE = 8;
 const RING_FILL_AT = roundUp(DISPATCHER_WORDS);

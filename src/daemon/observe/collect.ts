@@ -104,6 +104,7 @@ export function collect(parts: CollectParts): Snapshot {
       auxBytesDelivered: parts.auxBytes.delivered,
       auxBytesLost: parts.auxBytes.lost,
       auxCorruptBytes: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_CORRUPT_BYTES]),
+      auxUntoldBytes: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_UNTOLD_BYTES]),
       auxTruncated: sum(host.threads, ({ stats }) => stats.words[DISPATCHER_STAT.AUX_TRUNCATED]),
       samples: tally.events.samples + sum(events, (event) => event.samples),
       unclaimed: tally.events.unclaimed + sum(events, (event) => event.unclaimed),

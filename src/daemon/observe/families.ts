@@ -143,8 +143,13 @@ export const COUNTERS: readonly Family<number>[] = [
     (s) => s.totals.auxCorruptBytes,
   ),
   total(
+    "nmid_aux_untold_bytes_total",
+    "Bytes in AUX areas that the kernel had no room to tell of in a ring, given back unread. Handlers see a gap between two offsets.",
+    (s) => s.totals.auxUntoldBytes,
+  ),
+  total(
     "nmid_aux_truncated_total",
-    "Times an AUX area was full and its event stood still until room was made. The trace has gaps there: narrow the event, raise aux_kib, or give the daemon more CPU.",
+    "Times an AUX area was full and its event stood still until room was made. The trace has gaps there: narrow the event, or give the daemon more CPU.",
     (s) => s.totals.auxTruncated,
   ),
   total(

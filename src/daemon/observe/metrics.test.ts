@@ -120,6 +120,7 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       auxBytesDelivered: 137_728,
       auxBytesLost: 12_240,
       auxCorruptBytes: 1,
+      auxUntoldBytes: 5,
       auxTruncated: 3,
       matched: 100,
       delivered: 90,

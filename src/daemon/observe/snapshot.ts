@@ -140,6 +140,8 @@ export interface Snapshot {
     readonly auxBytesLost: number;
     /** Named by records that no area held. */
     readonly auxCorruptBytes: number;
+    /** In an area, and told of by no record. */
+    readonly auxUntoldBytes: number;
     readonly auxTruncated: number;
     readonly samples: number;
     readonly unclaimed: number;

@@ -25,10 +25,14 @@ function pmuOf({ type, config }: ResolvedEvent): bigint {
   return extended === 0n ? CORE_PMU : extended;
 }
 
-/** Each once however many handlers want it, with its members, which are events of their own. */
+/**
+ * Each once however many handlers want it, with its members, which are events of their own. What writes into AUX areas
+ * takes no counter, and would not start without its area.
+ */
 function counting(events: readonly ResolvedEvent[]): ResolvedEvent[] {
   const opened = new Map(events.map((event) => [event.key, event]));
-  return [...opened.values()].flatMap((event) => [event, ...event.members]).filter(needsCounter);
+  const all = [...opened.values()].flatMap((event) => [event, ...event.members]);
+  return all.filter((event) => needsCounter(event) && !event.hasAux);
 }
 
 /** The reason, or null when they can all count at once on every CPU. */

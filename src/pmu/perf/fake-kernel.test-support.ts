@@ -1,9 +1,9 @@
 /** For tests: a kernel that refuses on demand and keeps account of every fd and mapping. Rings are real memory. */
-import { IOC, TRACK } from "../abi.js";
+import { IOC, MMAP_PAGE, PAGE_BYTES, TRACK } from "../abi.js";
 import { type FileTree, recordedFileTree } from "../events/file-tree.js";
 import { needsCounter } from "../events/parsed-event.js";
 import type { PfmEncoder } from "../events/resolve.js";
-import { Errno, mapAnonymous, unmap } from "../ffi.js";
+import { Errno, mapAnonymous, unmap, viewMemory } from "../ffi.js";
 import type { Kernel } from "./kernel.js";
 
 /** A machine with one PMU, of which only the type is told. */
@@ -68,6 +68,8 @@ export interface OpenedEvent {
   output: number | null;
   period: bigint | null;
   closed: boolean;
+  ring: { readonly address: bigint; readonly bytes: number } | null;
+  aux: { readonly address: bigint; readonly bytes: number } | null;
 }
 
 function decodeAttr(bytes: Uint8Array): OpenedAttr {
@@ -105,10 +107,13 @@ export class FakeKernel implements Kernel {
   readonly events: OpenedEvent[] = [];
   readonly mappings = new Map<bigint, number>();
   /** Says with which error a call fails, or null. */
-  refuse: (call: "open" | "mmap" | "ioctl" | "period" | "output", event: OpenedEvent) => ErrnoName | null = () => null;
+  refuse: (call: "open" | "mmap" | "aux mmap" | "ioctl" | "period" | "output", event: OpenedEvent) => ErrnoName | null =
+    () => null;
   /** What read(2) of an event gives: value, time_enabled, time_running, lost. Empty: 0 bytes. */
   reading: (event: OpenedEvent) => readonly bigint[] = () => [0n, 0n, 0n, 0n];
   cpus: number[] = [0, 2, 5];
+  /** PMUs whose drivers have AUX areas. */
+  auxTypes: number[] = [];
   perfmon = true;
   paranoidLevel: number | null = 2;
   sampleRateMax = 100_000;
@@ -141,6 +146,8 @@ export class FakeKernel implements Kernel {
       period: null,
       closed: false,
       leader: groupFd ?? null,
+      ring: null,
+      aux: null,
     };
     this.#check("perf_event_open", "open", event);
     if (groupFd !== undefined && this.#event(groupFd).cpu !== cpu) throw errno("perf_event_open", "EINVAL");
@@ -178,11 +185,25 @@ export class FakeKernel implements Kernel {
     } else throw errno("ioctl", "EINVAL");
   }
 
-  mapShared(fd: number, length: number): bigint {
-    this.#check("mmap", "mmap", this.#event(fd));
+  mapShared(fd: number, length: number, offset = 0): bigint {
+    const event = this.#event(fd);
+    this.#check("mmap", offset === 0 ? "mmap" : "aux mmap", event);
+    if (offset !== 0) this.#checkAux(event, length, offset);
     const address = mapAnonymous(length);
     this.mappings.set(address, length);
+    if (offset === 0) event.ring = { address, bytes: length };
+    else event.aux = { address, bytes: length };
     return address;
+  }
+
+  /** kernel/events/core.c, perf_mmap: what it wants of an AUX area. */
+  #checkAux({ ring, aux, attr }: OpenedEvent, length: number, offset: number): void {
+    if (ring === null || aux !== null) throw errno("mmap", "EINVAL");
+    const control = new BigUint64Array(viewMemory(ring.address, PAGE_BYTES));
+    const agrees =
+      control[MMAP_PAGE.AUX_OFFSET / 8] === BigInt(offset) && control[MMAP_PAGE.AUX_SIZE / 8] === BigInt(length);
+    if (!agrees || offset < ring.bytes || (length & (length - 1)) !== 0) throw errno("mmap", "EINVAL");
+    if (!this.auxTypes.includes(attr.type)) throw errno("mmap", "EOPNOTSUPP");
   }
 
   unmap(address: bigint, length: number): void {

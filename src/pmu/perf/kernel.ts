@@ -14,7 +14,8 @@ export interface Kernel {
   openEvent(attr: Uint8Array, cpu: number, groupFd?: number): number;
   ioctl(fd: number, request: number, value: number): void;
   ioctlPointer(fd: number, request: number, data: BigUint64Array): void;
-  mapShared(fd: number, length: number): bigint;
+  /** `offset` 0 is the ring, another its AUX area. */
+  mapShared(fd: number, length: number, offset?: number): bigint;
   unmap(address: bigint, length: number): void;
   read(fd: number, buffer: BigUint64Array): number;
   close(fd: number): void;

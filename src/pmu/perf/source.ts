@@ -22,6 +22,7 @@ import type {
   TaskShape,
   TaskSnapshot,
 } from "../source.js";
+import { isAuxPmu, openAuxEvent } from "./aux-event.js";
 import { whyNotTogether } from "./budget.js";
 import { listHostEvents } from "./catalog.js";
 import { type CpuRing, openPerfEvent, ringsOf } from "./event.js";
@@ -34,6 +35,8 @@ const DEFAULT_FREQUENCY_HZ = 99;
 const NS_PER_SECOND = 1_000_000_000;
 /** kernel/events/core.c, perf_swevent_start_hrtimer. */
 const CLOCK_PERIOD_NS_MIN = 10_000;
+/** Of an event that writes into AUX areas, which takes no samples. */
+const EACH: Rate = { kind: "period", period: 1 };
 const CYCLES = "cycles";
 const CPU_CLOCK = "cpu-clock";
 
@@ -146,11 +149,14 @@ class PerfSource implements Source {
   }
 
   #resolved(event: ParsedEvent, requested: Rate | null): ResolvedEvent {
-    const rate = rateOf(event, requested);
+    const hasAux = isAuxPmu(event.pmu);
+    if (hasAux) checkAux(event, requested);
+    const rate = hasAux ? EACH : rateOf(event, requested);
     checkRate(event, rate, this.#kernel.maxSampleRate());
     const members = event.members.map((member) => this.#resolved(member, requested));
     const { preciseMax: _, period: __, frequencyHz: ___, pmu: ____, ...rest } = event;
-    const resolved = { ...rest, rate, members };
+    if (members.some((member) => member.hasAux)) throw noGroup(event);
+    const resolved = { ...rest, rate, members, hasAux };
     return { ...resolved, key: keyOf(resolved) };
   }
 
@@ -170,6 +176,10 @@ class PerfSource implements Source {
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
+    if (event.hasAux) {
+      const cpus = ringsOf(this.rings, event).map(({ cpu }) => cpu);
+      return this.#keep(openAuxEvent(this.#kernel, cpus, event));
+    }
     return this.#keep(openPerfEvent(this.#kernel, this.rings, event, shape));
   }
 
@@ -240,6 +250,25 @@ function rateOf(event: ParsedEvent, requested: Rate | null): Rate {
   // perf's default for what is rare enough to be told each time.
   const isEach = event.type === TYPE.TRACEPOINT || event.type === TYPE.BREAKPOINT;
   return isEach ? { kind: "period", period: 1 } : { kind: "frequency", hz: DEFAULT_FREQUENCY_HZ };
+}
+
+/** Whatever happens is written down: there is no rate to ask for. Throws PmuError. */
+function checkAux(event: ParsedEvent, requested: Rate | null): void {
+  if (event.members.length > 0) throw noGroup(event);
+  if (requested === null && event.period === null && event.frequencyHz === null) return;
+  throw new PmuError(
+    "RATE_INVALID",
+    `events[].frequency_hz and events[].period: ${event.name} writes into AUX areas and takes no samples: leave the rate out`,
+  );
+}
+
+/** Snapshots of an AUX area in the samples of a group (PERF_SAMPLE_AUX) are not offered. */
+function noGroup({ name, members }: ParsedEvent): PmuError {
+  const names = [name, ...members.map((member) => member.name)].join(", ");
+  return new PmuError(
+    "EVENT_UNSUPPORTED",
+    `events[].event: {${names}}: an event that writes into AUX areas can be in no group: ask for it by itself`,
+  );
 }
 
 function checkRate(event: ParsedEvent, rate: Rate, max: number): void {

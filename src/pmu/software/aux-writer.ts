@@ -1,6 +1,6 @@
 /**
  * The producer's side of an AUX area, as kernel/events/ring_buffer.c plays it (perf_aux_output_begin and _end): write what
- * there is room for below aux_tail, publish aux_head, and only then tell of the run in a PERF_RECORD_AUX.
+ * there is room for below aux_tail, tell of the run in a PERF_RECORD_AUX, and only then publish aux_head.
  */
 import { MMAP_PAGE, PAGE_BYTES, RECORD } from "../abi.js";
 import type { RingWriter } from "./ring-writer.js";
@@ -59,7 +59,7 @@ export class AuxWriter {
     Atomics.store(this.#control, MMAP_PAGE.AUX_TAIL / 8, BigInt(position));
   }
 
-  /** Writes a run and its record, which the ring's `publish` shows. The caller has looked at `room`. */
+  /** Writes a run and publishes its record, then the run. The caller has looked at `room`. */
   write(source: Uint8Array, start: number, end: number, flags: bigint, origin: AuxOrigin): void {
     const offset = this.#head;
     const at = offset % this.bytes;
@@ -67,9 +67,10 @@ export class AuxWriter {
     this.#area.set(source.subarray(start, start + untilWrap), at);
     if (start + untilWrap < end) this.#area.set(source.subarray(start + untilWrap, end), 0);
     this.#head += end - start;
+    this.tell(offset, end - start, flags, origin);
+    this.#ring.publish(true);
     // Release: the data is there for whoever sees the head.
     Atomics.store(this.#control, MMAP_PAGE.AUX_HEAD / 8, BigInt(this.#head));
-    this.tell(offset, end - start, flags, origin);
   }
 
   /** The record alone. */
