@@ -209,7 +209,7 @@ describe("AUX data", () => {
     fixture.pt.tell(48, 16);
     fixture.dispatcher.drain();
     assert.ok(fixture.dispatcher.moreAux);
-    fixture.clock.nowNs += 1e9;
+    fixture.clock.nowNs += 3e9;
     fixture.dispatcher.drain();
     assert.equal(fixture.dispatcher.moreAux, false);
     assert.equal(fixture.stats.words[DISPATCHER_STAT.AUX_CORRUPT_BYTES], 16);

@@ -24,8 +24,8 @@ export const AUX_PIECE_BYTES_MAX = CHUNK_PAYLOAD_BYTES_MAX - AuxPieceHeader.BYTE
 /** sample_id of TID, TIME, CPU and IDENTIFIER, in words: what events with AUX areas are opened with. */
 const SAMPLE_ID_WORDS = 8;
 const NO_SEGMENT = -1;
-/** aux_head follows its record at once, with interrupts off: what has not come by then never will. */
-const RUN_WAIT_NS_MAX = 100_000_000;
+/** aux_head follows its record at once, unless a virtual CPU is taken away in between: what has not come by then never will. */
+const RUN_WAIT_NS_MAX = 2_000_000_000;
 /** Of `runOffset`: a predecessor may have been in the middle of a run. */
 const UNKNOWN = -1;
 const NONE = -2;
