@@ -91,3 +91,15 @@ test("a successor goes on where its predecessor had come to", () => {
   new AuxAreaReader(memory, area).storeTail(33);
   assert.equal(new AuxAreaReader(memory, area).tail, 33);
 });
+
+test("a run whose aux_head has not come may come, unless there is no place for it", () => {
+  const { area, aux } = setUp();
+  aux.write(numbered(0, 40), 0, 40, 0n, ORIGIN);
+  area.storeTail(16);
+  const run = (offset: number, bytes: number): AuxRun => ({ ...emptyRun(), offset, bytes });
+  assert.ok(area.expects(run(40, 40)));
+  assert.ok(area.expects(run(16, 24)), "aux_head came between two looks");
+  assert.equal(area.expects(run(40, 41)), false, "more than there is room for");
+  assert.equal(area.expects(run(8, 8)), false, "given back");
+  assert.equal(area.expects(run(2 ** 50, 8)), false, "far above");
+});

@@ -62,10 +62,13 @@ export class AuxAreaReader {
     Atomics.store(this.#control, MMAP_PAGE.AUX_TAIL / 8, BigInt(position));
   }
 
-  /** Whether the run may become readable yet: the kernel publishes the record first, and aux_head a moment later. */
+  /**
+   * Whether a run that is not held may be yet: the kernel publishes the record first, and aux_head a moment later. Not a
+   * look at aux_head, which may have come since the other look.
+   */
   expects({ offset, bytes }: AuxRun): boolean {
-    const end = offset + bytes;
-    return bytes <= this.bytes && offset >= this.tail && end > this.loadHead() && end - this.tail <= this.bytes;
+    const { tail } = this;
+    return offset >= tail && offset + bytes - tail <= this.bytes;
   }
 
   /**
