@@ -249,6 +249,19 @@ export class TestDispatcher {
     this.arena.writer.publish(segment, 1);
   }
 
+  /** `data` of an AUX area: nmi.v1.AuxData.data, in a segment of its own. */
+  postAux(data: Uint8Array, event = 0): void {
+    const segment = this.arena.put(Uint8Array.from([0x3a, data.length, ...data]));
+    assert.ok(segment >= 0, "the arena is large enough");
+    this.arena.writer.describe(segment, data.length, 0, 0, 0, 0);
+    this.#writer.postAux(event, segment, segmentBytesFor(data.length + 2));
+    this.arena.writer.publish(segment, 1);
+  }
+
+  loseAux(bytes: number, event = 0): void {
+    this.#writer.addAuxLost(event, REFUSAL.QUEUE_FULL, bytes);
+  }
+
   loseTasks(records: number): void {
     this.#writer.addTasksLost(REFUSAL.QUEUE_FULL, records);
   }
@@ -278,6 +291,7 @@ export interface DeliveryFixture {
   readonly clock: { nowNs: number };
   readonly memory: StreamMemory;
   overflows(): number;
+  readonly aux: { readonly delivered: number; readonly lost: number };
   /** What streams have thrown. */
   readonly faults: readonly Error[];
   /** Connects `stream`, or a new one, which holds `started`. */
@@ -340,6 +354,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     counters,
     clock,
     overflows: () => overflows,
+    aux,
     faults,
     attach: <T extends HeldStream>(stream?: T) => {
       const attached = stream ?? new HeldStream(options.writesMax);

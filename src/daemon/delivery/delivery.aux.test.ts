@@ -1,0 +1,35 @@
+import assert from "node:assert/strict";
+import { describe, it } from "node:test";
+import { openDelivery } from "./delivery.test-support.js";
+
+describe("HandlerDelivery: AUX data", () => {
+  it("is counted when the transport has taken it, and told as lost when the stream breaks", () => {
+    const { delivery, dispatchers, attach, aux } = openDelivery({ writesMax: 1 });
+    const [dispatcher] = dispatchers;
+    dispatcher.postAux(Uint8Array.of(1, 2, 3));
+    const stream = attach();
+    stream.releaseAll();
+    dispatcher.postAux(Uint8Array.of(4, 5));
+    delivery.wake();
+    assert.deepEqual(aux, { delivered: 3, lost: 0 });
+    delivery.broken();
+    assert.deepEqual(aux, { delivered: 3, lost: 2 });
+    const next = attach();
+    next.releaseAll();
+    const loss = next.messages.find((message) => message.delivery === "loss")?.loss;
+    assert.deepEqual([loss?.reason, Number(loss?.aux_bytes), Number(loss?.count)], ["STREAM_BROKEN", 2, 0]);
+  });
+
+  it("that found no room is told in bytes, beside the books", async () => {
+    const { delivery, dispatchers, attach, aux } = openDelivery();
+    dispatchers[0].loseAux(5000);
+    dispatchers[0].put(2);
+    const stream = attach();
+    delivery.wake();
+    stream.releaseAll();
+    const loss = stream.messages.find((message) => message.delivery === "loss")?.loss;
+    assert.deepEqual([loss?.reason, Number(loss?.aux_bytes), loss?.event_wide], ["QUEUE_FULL", 5000, true]);
+    assert.equal(aux.lost, 5000);
+    assert.equal(delivery.books().lost, 0);
+  });
+});
