@@ -1,8 +1,13 @@
 /** Finds what a recording holds of AUX areas, and makes rings to play it into. */
+
+import { RECORD, SAMPLE } from "../abi.js";
 import { mapAnonymous, unmap } from "../ffi.js";
+import type { RecordedAttr } from "../perf-data/attr.js";
 import type { AuxTrace } from "../perf-data/aux-trace.js";
+import type { Recording } from "../perf-data/recording.js";
 import type { AuxRingDescriptor } from "../source.js";
-import type { AuxPiece } from "./aux-player.js";
+import type { AuxPiece, RecordedAux } from "./aux-player.js";
+import type { RecordIndex } from "./record-index.js";
 import { closeSoftwareRings, openSoftwareRing } from "./ring-memory.js";
 
 /** Records of AUX areas are few and short. */
@@ -10,7 +15,18 @@ const RING_BYTES = 16 * 1024;
 /** What perf gives an area that runs all the time, at most. */
 export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
 
-export function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
+/** `index` is the recording's. The rings are the caller's to close. Throws Errno. */
+export function openRecordedAux({ auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
+  const pieces = auxPieces(auxTraces);
+  const record = index.offset.findIndex((at) => image.view.getUint32(at, true) === RECORD.AUX);
+  if (pieces.length === 0 || record < 0) return { attr: -1, pieces: [], hasTid: false, rings: [] };
+  const attr = index.attr[record] as number;
+  const { sampleType, sampleIdAll } = attrs[attr] as RecordedAttr;
+  const hasTid = sampleIdAll && (sampleType & SAMPLE.TID) !== 0;
+  return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+}
+
+function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
   const areas = [...new Set(traces.map(({ idx }) => idx))];
   return traces.map(({ idx, cpu, tid, offset, data }) => ({ area: areas.indexOf(idx), cpu, tid, offset, ...data }));
 }

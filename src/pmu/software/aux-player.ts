@@ -38,11 +38,25 @@ export interface AuxRecord {
   readonly cpu: number;
 }
 
-/** { header, aux_offset, aux_size, flags }, then a sample_id that begins with pid and tid, as perf always asks for it. */
+/** { header, aux_offset, aux_size, flags }, then a sample_id, whose TID comes first: { pid, tid }. */
+const PID_WORD = 8;
 const TID_WORD = 9;
+
+/** What a recording holds of AUX areas; nothing, where it holds none. */
+export interface RecordedAux {
+  /** Index of the attr whose records tell of the areas; -1: none do. perf makes it the only one of its kind. */
+  readonly attr: number;
+  /** In the order of the file. */
+  readonly pieces: readonly AuxPiece[];
+  /** Whether the records that tell of them say of which thread they are. */
+  readonly hasTid: boolean;
+  /** One for each area. */
+  readonly rings: readonly AuxRingDescriptor[];
+}
 
 export class AuxPlayer {
   readonly #bytes: Uint8Array;
+  readonly #hasTid: boolean;
   readonly #areas: readonly Area[];
   readonly #run: AuxRun = { offset: 0, bytes: 0, flagsLow: 0, flagsHigh: 0 };
   #pass = 0;
@@ -52,12 +66,12 @@ export class AuxPlayer {
 
   constructor(
     bytes: Uint8Array,
-    pieces: readonly AuxPiece[],
-    rings: readonly AuxRingDescriptor[],
+    { pieces, hasTid, rings }: RecordedAux,
     view: (address: bigint, bytes: number) => ArrayBuffer,
     wake: (fd: number) => void,
   ) {
     this.#bytes = bytes;
+    this.#hasTid = hasTid;
     this.#areas = rings.map(({ address, dataBytes, auxAddress, auxBytes, cpu, pollFd }, area) => {
       const memory = view(address, PAGE_BYTES + dataBytes);
       const ring = new RingWriter(memory, dataBytes, cpu, () => wake(pollFd));
@@ -89,18 +103,18 @@ export class AuxPlayer {
   /** Writes the run that a record tells of; false while there is no room for all of it. */
   play({ record, at, size, timeNs, cpu }: AuxRecord): boolean {
     const run = this.#run;
-    const words = new Uint32Array(this.#bytes.slice(at, at + size).buffer);
+    const words = new Uint32Array(new Uint8Array(this.#bytes.subarray(at, at + size)).buffer);
     // One that is too short tells of nothing.
     if (!readAuxRecord(words, 0xffff, 0, size, run)) return true;
-    const found = this.#find(run, cpu, words[TID_WORD]);
+    const [pid, tid] = this.#hasTid ? [words[PID_WORD] ?? 0, words[TID_WORD] ?? 0] : [0, 0];
+    const found = this.#find(run, cpu, tid);
     if (found === null) return true;
     if (this.#record !== record) {
       this.#record = record;
       this.#written = 0;
     }
     const bytes = Math.min(run.bytes, found.piece.end - found.start);
-    const origin = { pid: 0, tid: Math.max(0, found.piece.tid), timeNs, cpu, id: 0n };
-    return this.#writeRun(found, bytes, origin);
+    return this.#writeRun(found, bytes, { pid, tid, timeNs, cpu, id: 0n });
   }
 
   #writeRun({ area, start }: Found, bytes: number, origin: AuxOrigin): boolean {
@@ -134,7 +148,7 @@ export class AuxPlayer {
   }
 
   /** The piece that holds the beginning of the run, of the CPU's area or of the thread's. */
-  #find({ offset }: AuxRun, cpu: number, tid: number | undefined): Found | null {
+  #find({ offset }: AuxRun, cpu: number, tid: number): Found | null {
     const isOfOneThread = this.#areas.length === 1;
     for (const area of this.#areas) {
       for (const piece of area.pieces) {

@@ -2,8 +2,8 @@
 import { parentPort } from "node:worker_threads";
 import { PAGE_BYTES, RECORD } from "../abi.js";
 import { signalEventfd, viewMemory } from "../ffi.js";
-import type { AuxRingDescriptor, RingDescriptor } from "../source.js";
-import { type AuxPiece, AuxPlayer } from "./aux-player.js";
+import type { RingDescriptor } from "../source.js";
+import { AuxPlayer, type RecordedAux } from "./aux-player.js";
 import { addLost, addProduced, type CountsBuffer } from "./producer-counts.js";
 import { producerSetup, runProducer } from "./producer-loop.js";
 import { bodyTimeAt, type RecordIndex } from "./record-index.js";
@@ -23,9 +23,7 @@ export interface ReplayProducerData {
   readonly counts: CountsBuffer;
   /** One word, the producer's: how many records of the run, of `index`, are behind it. */
   readonly position: Int32Array<SharedArrayBuffer>;
-  /** What the recording holds of AUX areas, and a ring for each; empty where it holds none. */
-  readonly auxPieces: readonly AuxPiece[];
-  readonly auxRings: readonly AuxRingDescriptor[];
+  readonly aux: RecordedAux;
 }
 
 export type ReplayCommand =
@@ -230,7 +228,7 @@ function main(): void {
     ({ address, dataBytes, cpu, pollFd }) =>
       new RingWriter(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes, cpu, () => signalEventfd(pollFd)),
   );
-  const aux = new AuxPlayer(data.bytes, data.auxPieces, data.auxRings, viewMemory, signalEventfd);
+  const aux = new AuxPlayer(data.bytes, data.aux, viewMemory, signalEventfd);
   const replay = new Replay(data, writers, aux);
   const ended = (run: number): void => parentPort?.postMessage({ run } satisfies ReplayEnded);
   runProducer<ReplayCommand>(

@@ -1,6 +1,6 @@
 /** The source that plays a perf.data recording: its records as they were in the kernel's rings, at their own pace. */
 import { hrtime } from "node:process";
-import { BRANCH_SAMPLE, COUNT_SW, RECORD, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
+import { BRANCH_SAMPLE, COUNT_SW, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import {
   modifierSuffix,
@@ -32,7 +32,7 @@ import {
 } from "../source.js";
 import { isSwitch, isTaskRecord } from "../task-record.js";
 import { type Records, runsOf } from "../task-runs.js";
-import { auxPieces, closeAuxRings, openAuxRings } from "./aux-pieces.js";
+import { closeAuxRings, openRecordedAux } from "./aux-pieces.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
@@ -71,12 +71,8 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const { speed = 1, loop = false } = options;
   const position = new Int32Array(new SharedArrayBuffer(4));
   const { bytes } = recording.image;
-  const pieces = auxPieces(recording.auxTraces);
-  const auxRings = openAuxRings(pieces, index.cpus);
-  const data: ReplayProducerData = {
-    ...{ rings, bytes, index, attrs, speed, loop, counts, position },
-    ...{ auxPieces: pieces, auxRings },
-  };
+  const aux = openRecordedAux(recording, index);
+  const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position, aux };
   return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
 }
 
@@ -107,8 +103,6 @@ class ReplaySource implements Source {
   readonly #nowNs: () => bigint;
   readonly #thread: Thread;
   readonly #listeners: (() => void)[] = [];
-  /** The attr whose records tell of AUX areas; -1 where the recording holds none. */
-  readonly #auxAttr: number;
   #enabled = 0;
   /** Number of the run that is under way, or of the last one. */
   #run = 0;
@@ -119,7 +113,6 @@ class ReplaySource implements Source {
     this.#recording = recording;
     this.#data = data;
     this.#nowNs = nowNs;
-    this.#auxAttr = auxAttr(data);
     this.rings = data.rings;
     const first = recording.attrs.find((attr) => !isDummy(attr)) ?? (recording.attrs[0] as RecordedAttr);
     this.clock = clockName(first);
@@ -166,7 +159,7 @@ class ReplaySource implements Source {
       key: `${index}/${name}`,
       rate: requestedRate(request) ?? { kind: "all" },
       periodUnit: isClock(attr) ? "ns" : "events",
-      hasAux: index === this.#auxAttr,
+      hasAux: index === this.#data.aux.attr,
     };
     return [resolved];
   }
@@ -205,7 +198,7 @@ class ReplaySource implements Source {
     this.#checkShape(attr, shape);
     const format = formatOf(attr);
     const { counts } = this.#data;
-    return new OpenReplayEvent(format, event.hasAux ? this.#data.auxRings : [], this.#nowNs, {
+    return new OpenReplayEvent(format, event.hasAux ? this.#data.aux.rings : [], this.#nowNs, {
       count: () => readCount(counts, index),
       enable: () => {
         this.#enabled++;
@@ -296,7 +289,7 @@ class ReplaySource implements Source {
     this.#running = false;
     this.#closed ??= this.#thread.stop().then(() => {
       closeSoftwareRings(this.rings);
-      closeAuxRings(this.#data.auxRings);
+      closeAuxRings(this.#data.aux.rings);
     });
     return this.#closed;
   }
@@ -329,14 +322,6 @@ function* taskRecords({ bytes, index }: ReplayProducerData, end: number): Record
     const type = view.getUint32(at, true);
     yield isTaskRecord(type) && !isSwitch(type) ? bytes.subarray(at, at + view.getUint16(at + 6, true)) : null;
   }
-}
-
-/** perf makes the event that writes into AUX areas the only one of its kind; its records say which it is. */
-function auxAttr({ bytes, index, auxPieces: pieces }: ReplayProducerData): number {
-  if (pieces.length === 0) return -1;
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const record = index.offset.findIndex((at) => view.getUint32(at, true) === RECORD.AUX);
-  return record < 0 ? -1 : (index.attr[record] as number);
 }
 
 function isDummy({ type, config }: RecordedAttr): boolean {
