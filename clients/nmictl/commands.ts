@@ -131,6 +131,15 @@ function formatLowered(event: ArmedEvent): string {
   return lowered === "" ? "" : `, LOWERED:${lowered}`;
 }
 
+function formatAuxTotals({
+  auxBytes,
+  auxBytesDelivered,
+  auxBytesLost,
+}: NonNullable<GetStatusResponse["totals"]>): [string, string] {
+  const delivered = `delivered ${formatBytes(auxBytesDelivered)}, lost ${formatBytes(auxBytesLost)}`;
+  return ["AUX data", `${formatBytes(auxBytes)}, ${delivered}`];
+}
+
 function formatStatus(answer: GetStatusResponse): string {
   const { totals } = answer;
   const lines: [string, string][] = [
@@ -152,6 +161,7 @@ function formatStatus(answer: GetStatusResponse): string {
         "audit",
         answer.unbalanced === 0 ? "all books balanced" : `${answer.unbalanced} BOOKS DID NOT BALANCE: see the log`,
       ],
+      ...(totals.auxBytes === 0 ? [] : [formatAuxTotals(totals)]),
       ["since the start", `${totals.registrations} registrations, ${totals.removals} removals`],
     );
   }

@@ -6,6 +6,7 @@ import { type BrokerClient, connect, NmiError } from "../typescript/index.js";
 import * as commands from "./commands.js";
 import {
   collectCpus,
+  collectFields,
   collectTexts,
   collectUints,
   defaultAddress,
@@ -127,6 +128,12 @@ function defineSubscribe(): void {
     .option("--exclude-user", "no samples from user space")
     .option("--exclude-kernel", "no samples from the kernel")
     .option("-g, --call-graph", "with callchains")
+    .addOption(
+      new Option(
+        "--field <name>",
+        "CALLCHAIN, or AUX: what events such as intel_pt// write into AUX areas, a line a piece, with the data in --json; may be repeated",
+      ).argParser(collectFields),
+    )
     .option("--name <name>", "of the handler (default: nmictl-PID)")
     .option("--duration <seconds>", "stop after this time", parseSeconds)
     .option("--count <n>", "stop after this many samples", parsePositive)

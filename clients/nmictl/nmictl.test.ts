@@ -192,6 +192,45 @@ test("subscribe --json: an object for every sample and delivery, the books last"
   assert.equal(objects[5].latency, null);
 });
 
+test("subscribe --field AUX prints pieces of AUX areas, and what was lost of them", async () => {
+  const registered: Record<string, unknown>[] = [];
+  await using server = await startTestServer({
+    Register: (...[call, done]: Unary) => {
+      registered.push(call.request as Record<string, unknown>);
+      done(null, { handlerId: HANDLER_ID });
+    },
+    Subscribe: (call: Stream) => {
+      const piece = { cpu: 3, tid: 71, offset: "9007199254740993", flags: "1", time: "12345678901234" };
+      call.write(serialize({ started: { handlerId: HANDLER_ID, events: [{ ...EVENT, name: "intel_pt//u" }] } }));
+      call.write(serialize({ aux: { ...piece, data: Buffer.of(0, 255, 2), truncated: true } }));
+      call.write(serialize({ loss: { reason: "QUEUE_FULL", eventWide: true, auxBytes: "5000" } }));
+      call.write(serialize({ end: { reason: "SOURCE_ENDED" } }));
+      call.end();
+    },
+  });
+  const args = ["subscribe", "-e", "intel_pt//u", "--field", "AUX"];
+  const text = await run(server, ...args);
+  assert.equal(text.code, 0, text.stderr);
+  assert.deepEqual(registered[0]?.fields, ["AUX"]);
+  assert.equal(
+    text.stdout,
+    "12345.678901234 [003] 71 intel_pt//u AUX 9007199254740993+3 TRUNCATED: the area was full\n",
+  );
+  assert.match(text.stderr, /^nmictl: lost 5000 bytes of AUX data of intel_pt\/\/u: QUEUE_FULL$/m);
+  assert.match(text.stderr, /^nmictl: AUX data: 3 bytes received, 5000 lost$/m);
+
+  const [, aux, , , books] = jsonLines((await run(server, "--json", ...args)).stdout);
+  assert.deepEqual(aux, {
+    ...{ kind: "aux", event: "intel_pt//u", eventIndex: 0, time: "12345678901234", cpu: 3, tid: 71 },
+    ...{ offset: "9007199254740993", flags: "1", truncated: true, data: "AP8C" },
+  });
+  assert.deepEqual([books.auxBytes, books.auxBytesLost], [3, 5000]);
+
+  const refused = await run(server, "subscribe", "--field", "RAW");
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /--field.*RAW.*Allowed choices are AUX, CALLCHAIN/);
+});
+
 test("subscribe tells how old samples were, where the daemon's clock is this machine's", async () => {
   const MS = 1_000_000n;
   await using server = await startTestServer({

@@ -62,6 +62,16 @@ export function collectTexts(text: string, earlier: readonly string[] = []): rea
   return [...earlier, text];
 }
 
+/** What `nmictl subscribe` can show. */
+const FIELDS = ["AUX", "CALLCHAIN"] as const;
+export type ShownField = (typeof FIELDS)[number];
+
+export function collectFields(text: string, earlier: readonly ShownField[] = []): readonly ShownField[] {
+  const field = FIELDS.find((name) => name === text.toUpperCase());
+  if (field === undefined) throw new InvalidArgumentError(`Allowed choices are ${FIELDS.join(", ")}.`);
+  return [...earlier, field];
+}
+
 /** The kernel's list format, "0-3,8", appended to what earlier uses of the option gave. */
 export function collectCpus(text: string, earlier: readonly number[] = []): readonly number[] {
   const cpus = [...earlier];

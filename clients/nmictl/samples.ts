@@ -111,7 +111,7 @@ function cell(column: Uint32Array | BigUint64Array, i: number): string {
   return column.length === 0 ? "-" : String(column[i]);
 }
 
-function formatTime(ns: bigint): string {
+export function formatTime(ns: bigint): string {
   return `${ns / NS_PER_SECOND}.${String(ns % NS_PER_SECOND).padStart(9, "0")}`;
 }
 

@@ -1,5 +1,6 @@
 /** `nmictl subscribe`: registers a handler, prints what it is given, removes it again and shows its books. */
 import type {
+  AuxData,
   BrokerClient,
   Subscription as Deliveries,
   DeregisterResponse,
@@ -13,6 +14,8 @@ import type {
   Started,
 } from "../typescript/index.js";
 import { RpcError } from "../typescript/index.js";
+import { formatAux, formatAuxJson } from "./aux.js";
+import type { ShownField } from "./options.js";
 import { formatLosses, formatNs, formatRate, type Output, printable } from "./output.js";
 import { formatSamples, formatSamplesJson, ProcessNames } from "./samples.js";
 
@@ -27,6 +30,7 @@ export interface SubscribeOptions {
   readonly excludeUser?: true;
   readonly excludeKernel?: true;
   readonly callGraph?: true;
+  readonly field?: readonly ShownField[];
   readonly name?: string;
   /** Seconds. */
   readonly duration?: number;
@@ -81,7 +85,7 @@ export function registerRequest(options: SubscribeOptions): RegisterRequest {
       excludeUser: options.excludeUser,
       excludeKernel: options.excludeKernel,
     },
-    fields: options.callGraph ? ["CALLCHAIN"] : [],
+    fields: [...new Set([...(options.callGraph ? (["CALLCHAIN"] as const) : []), ...(options.field ?? [])])],
     queue: {
       maxBytes: options.maxBytes,
       overflow: options.overflow && OVERFLOWS[options.overflow],
@@ -102,6 +106,8 @@ class Subscription {
   // Breaks the stream when the removal has failed: no `end` can be expected then.
   readonly #abandon = new AbortController();
   #received = 0;
+  #auxBytes = 0;
+  #auxBytesLost = 0;
   #deliveries: Deliveries | undefined;
   #started: Started | undefined;
   #end: End | undefined;
@@ -156,8 +162,10 @@ class Subscription {
         case "loss":
           await this.#noteLoss(delivery);
           break;
-        case "tasks":
         case "aux":
+          await this.#printAux(delivery);
+          break;
+        case "tasks":
           // Not asked for.
           break;
         case "end":
@@ -199,13 +207,22 @@ class Subscription {
     await this.#context.output.write(format(batch, this.#started?.events[batch.eventIndex], this.#names, wanted));
   }
 
+  async #printAux(piece: AuxData): Promise<void> {
+    this.#auxBytes += piece.data.length;
+    if (!this.#verbose) return;
+    const format = this.#context.json ? formatAuxJson : formatAux;
+    await this.#context.output.write(format(piece, this.#started?.events[piece.eventIndex]));
+  }
+
   async #noteLoss(loss: Loss): Promise<void> {
+    this.#auxBytesLost += loss.auxBytes;
     if (loss.eventWide) this.#eventWideLost += loss.count;
     else this.#losses.set(loss.reason, (this.#losses.get(loss.reason) ?? 0) + loss.count);
     if (!this.#verbose) return;
     const event = this.#started?.events[loss.eventIndex]?.name ?? `event ${loss.eventIndex}`;
-    const whose = loss.eventWide ? ", for all handlers of the event" : "";
-    this.#context.note(`lost ${loss.count} samples of ${printable(event)}: ${loss.reason}${whose}`);
+    const whose = loss.eventWide && loss.auxBytes === 0 ? ", for all handlers of the event" : "";
+    const what = loss.auxBytes > 0 ? `${loss.auxBytes} bytes of AUX data` : `${loss.count} samples`;
+    this.#context.note(`lost ${what} of ${printable(event)}: ${loss.reason}${whose}`);
     if (this.#context.json) await this.#context.output.writeJson(loss);
   }
 
@@ -220,6 +237,8 @@ class Subscription {
       `matched ${matched}, delivered ${delivered}, lost ${lost}${byReason && ` (${byReason})`}, ` +
         `received ${this.#received}${this.#eventWideLost > 0 ? `, lost for all before the filter ${this.#eventWideLost}` : ""}: ${reason}`,
     );
+    const hasAux = this.#options.field?.includes("AUX") ?? false;
+    if (hasAux) this.#context.note(`AUX data: ${this.#auxBytes} bytes received, ${this.#auxBytesLost} lost`);
     const latency = this.#latency();
     if (latency !== null) {
       const { p50Ns, p99Ns } = latency;
@@ -231,6 +250,7 @@ class Subscription {
         ...books,
         eventWideLost: this.#eventWideLost,
         received: this.#received,
+        ...(hasAux ? { auxBytes: this.#auxBytes, auxBytesLost: this.#auxBytesLost } : {}),
         reason,
         latency,
       });

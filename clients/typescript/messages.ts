@@ -370,6 +370,10 @@ export interface GetStatusResponse {
     readonly produced: number;
     readonly producedDrained: number;
     readonly producedLost: number;
+    /** Bytes of AUX data: drained, written to streams, and lost on the way to a handler. */
+    readonly auxBytes: number;
+    readonly auxBytesDelivered: number;
+    readonly auxBytesLost: number;
   } | null;
   readonly handlers: number;
   readonly capacity: number;

@@ -122,7 +122,7 @@ export interface AuxOutputHwId {
   readonly hwId: bigint;
 }
 
-/** A run of one event's AUX area. */
+/** A piece of what one event wrote into an AUX area: nmi.v1.AuxData says what it is part of. */
 export interface AuxData {
   readonly kind: "aux";
   readonly eventIndex: number;
