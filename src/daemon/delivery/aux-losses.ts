@@ -27,6 +27,11 @@ export class AuxLosses {
     }
   }
 
+  /** Dispatchers could not queue some. */
+  get wasRefused(): boolean {
+    return this.#seen.some((lost) => lost.some((bytes) => bytes > 0));
+  }
+
   lose(event: number, reason: LossReason, bytes: number): void {
     if (bytes === 0) return;
     this.#options.onAux(0, bytes);

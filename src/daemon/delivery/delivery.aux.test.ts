@@ -32,4 +32,26 @@ describe("HandlerDelivery: AUX data", () => {
     assert.equal(aux.lost, 5000);
     assert.equal(delivery.books().lost, 0);
   });
+
+  it("that found no room is an overflow, once, where the handler asked to be disconnected then", () => {
+    const { delivery, dispatchers, overflows } = openDelivery({ overflow: "DISCONNECT" });
+    delivery.wake();
+    assert.equal(overflows(), 0);
+    dispatchers[0].loseAux(5000);
+    delivery.wake();
+    delivery.wake();
+    assert.equal(overflows(), 1);
+  });
+
+  it("makes room for younger ones, in the order of the queue, where the oldest are to be dropped", () => {
+    const { delivery, dispatchers, attach, aux } = openDelivery({ overflow: "DROP_OLDEST", dataBytes: 65_536 });
+    // More than three quarters of the 512 units that such a queue has at least.
+    const posted = 400;
+    for (let i = 0; i < posted; i++) dispatchers[0].postAux(new Uint8Array(100));
+    delivery.wake();
+    assert.ok(aux.lost > 0 && aux.lost % 100 === 0);
+    const stream = attach();
+    stream.releaseAll();
+    assert.equal(aux.delivered + aux.lost, posted * 100);
+  });
 });

@@ -138,7 +138,7 @@ export class HandlerDelivery {
       this.#tasks.noticeLost();
       this.#aux.noticeLost();
       if (overflow === "DROP_OLDEST") this.#losses.makeRoom();
-      if (overflow === "DISCONNECT" && !this.#overflowed && counters.refused(slot) > 0) {
+      if (overflow === "DISCONNECT" && !this.#overflowed && (counters.refused(slot) > 0 || this.#aux.wasRefused)) {
         this.#overflowed = true;
         this.#options.onOverflow();
       }
