@@ -9,7 +9,7 @@ import { endMessage } from "./control-messages.js";
 import type { DeliveryOptions, DeliveryStream } from "./delivery-options.js";
 import { FlushAlarm } from "./flush-alarm.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
-import { type Gap, gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
+import { gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
 import { MESSAGE_BYTES_MIN } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
 import { ENTRY } from "./outbox.js";
@@ -176,8 +176,7 @@ export class HandlerDelivery {
 
   /**
    * Writes what is left, the end of the story, and ends the stream. Only when no dispatcher is inside the handler and
-   * none will be. Without a stream everything left is lost as DISCARDED, or as `discardAs` says. Resolves with the final books, when
-   * the transport has taken the last message.
+   * none will be. Without a stream it is lost as `discardAs` says, or DISCARDED. Resolves with the books when all is taken.
    */
   finish(reason: string, discardAs: LossReason | null): Promise<Books> {
     return new Promise((resolve) => {
@@ -236,7 +235,7 @@ export class HandlerDelivery {
     }
     const gap = this.#losses.nextGap();
     if (gap !== undefined) {
-      this.#tellGap(gap);
+      this.#write(this.#options.encode(gapMessage(gap)) as Buffer, { ...CONTROL, gap });
       return true;
     }
     const untold = this.#losses.next();
@@ -284,14 +283,8 @@ export class HandlerDelivery {
   /** One piece of an AUX area; false when there is no memory for it now. */
   #writeAux(reader: OutboxReader): boolean {
     if (this.#inFlight.messageBytesMax < MESSAGE_BYTES_MIN) return false;
-    const { event, samples: auxBytes } = reader.entry;
-    this.#queue.takeAux(message, reader);
-    message.finishAux(event);
+    const { event, samples: auxBytes } = this.#queue.takeAux(message, reader);
     return this.#writeMessage({ ...CONTROL, event, auxBytes });
-  }
-
-  #tellGap(gap: Gap): void {
-    this.#write(this.#options.encode(gapMessage(gap)) as Buffer, { ...CONTROL, gap });
   }
 
   /** Lost samples are numbered where they are told, so that a gap in the sequence is as long as the losses say. */

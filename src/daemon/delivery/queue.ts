@@ -81,12 +81,14 @@ export class Queue {
     }
   }
 
-  /** Begins `message` and takes the piece of an AUX area at the front of one outbox into it. The next turn is another's. */
-  takeAux(message: SampleMessage, reader: OutboxReader): void {
+  /** Makes `message` of the piece of an AUX area at the front of one outbox, and returns its entry. */
+  takeAux(message: SampleMessage, reader: OutboxReader): Entry {
     reader.take();
     message.begin();
     message.add(reader.segments, reader.entry.segment);
+    message.finishAux(reader.entry.event);
     this.#turn = (this.#turn + 1) % this.#readers.length;
+    return reader.entry;
   }
 
   #recordLatency({ samples, firstNs, lastNs, dispatchNs }: Entry, nowNs: number): void {
