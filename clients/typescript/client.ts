@@ -25,6 +25,7 @@ const REMOVAL_TIMEOUT_MS_DEFAULT = 60_000;
 /** 64-bit fields whose values may well be above 2^53. */
 const BIGINT_FIELDS = new Set([
   ...["config", "config1", "config2", "config3", "sampleRegsUser", "sampleRegsIntr", "readFormat", "branchSampleType"],
+  "sampleType",
   ...["firstTime", "lastTime", "periodDelivered", "periodLost", "periodCarried"],
   ...["time", "addr", "len", "pgoff", "ino", "inoGeneration", "id", "dev", "inode", "hwId", "offset", "flags"],
 ]);

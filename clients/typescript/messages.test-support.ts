@@ -20,6 +20,7 @@ export function resolvedEvent(change: Partial<ResolvedEvent> = {}): ResolvedEven
     ...{ sampleRegsUser: 0n, sampleRegsIntr: 0n, readFormat: 0n, branchSampleType: 0n, leaderIndex: 0 },
     ...{ excludeUser: false, excludeKernel: false, excludeHv: false, preciseIp: 0 },
     ...{ config1: 0n, config2: 0n, config3: 0n, sampleStackUser: 0, format: new Uint8Array(0) },
+    ...{ bpType: 0, sampleType: 0n },
     ...change,
   };
 }

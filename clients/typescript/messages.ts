@@ -111,6 +111,10 @@ export interface ResolvedEvent {
   readonly config1: bigint;
   readonly config2: bigint;
   readonly config3: bigint;
+  /** Of breakpoints: HW_BREAKPOINT_*. */
+  readonly bpType: number;
+  /** PERF_SAMPLE_* that the samples have, as far as they were asked for; 0 from older daemons. */
+  readonly sampleType: bigint;
   readonly sampleStackUser: number;
   /** Of tracepoints: the text of the tracefs `format` file, in UTF-8. */
   readonly format: Uint8Array;

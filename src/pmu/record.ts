@@ -82,6 +82,11 @@ export class FormatTable {
     return this.ofId(words[(at + offset) & mask] + words[(at + offset + 1) & mask] * 2 ** 32);
   }
 
+  /** Throttling is told with an id even where samples carry none. */
+  ofThrottled(id: number): Format | null {
+    return this.#anonymous ?? this.ofId(id);
+  }
+
   ofId(id: number): Format | null {
     if (id === this.#lastId) return this.#lastFormat;
     const format = this.#byId.get(id) ?? null;
@@ -399,7 +404,7 @@ function throttled(
 ): void {
   if (size < 32) return;
   const id = words[(at + 4) & mask] + words[(at + 5) & mask] * TWO_32;
-  const event = formats.ofId(id)?.event;
+  const event = formats.ofThrottled(id)?.event;
   if (event !== undefined) listener.throttle(event, on);
 }
 

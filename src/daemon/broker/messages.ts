@@ -61,5 +61,14 @@ function resolvedEventMessage(
     exclude_kernel: event.excludeKernel,
     exclude_hv: event.excludeHv,
     precise_ip: event.preciseIp,
+    bp_type: event.bpType,
+    sample_type: (samples ? format.sampleType & told(sampleType) : 0).toString(),
   };
+}
+
+const ALWAYS = SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
+
+/** What a handler is told of that asked for `sampleType`; weights come in two kinds. */
+function told(sampleType: number): number {
+  return ALWAYS | sampleType | ((sampleType & SAMPLE.WEIGHT) !== 0 ? SAMPLE.WEIGHT_STRUCT : 0);
 }

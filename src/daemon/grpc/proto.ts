@@ -51,6 +51,9 @@ export interface ResolvedEventMessage {
   readonly exclude_kernel: boolean;
   readonly exclude_hv: boolean;
   readonly precise_ip: number;
+  readonly bp_type: number;
+  /** Decimal. */
+  readonly sample_type: string;
 }
 
 export interface LossMessage {

@@ -19,6 +19,8 @@ export interface RecordedAttr {
   /** config1 is bp_addr, config2 is bp_len of a breakpoint; 0 where the struct is shorter. */
   readonly config1: bigint;
   readonly config2: bigint;
+  readonly config3: bigint;
+  readonly bpType: number;
   /** PERF_SAMPLE_ID or IDENTIFIER values of this event's records; may be empty in a recording of one event. */
   readonly ids: readonly bigint[];
   /** Hz with `isFrequency`, else events. */
@@ -59,6 +61,8 @@ export function readAttr(cursor: Cursor): Omit<RecordedAttr, "name" | "ids"> {
     config: u64(ATTR.CONFIG),
     config1: u64(ATTR.CONFIG1),
     config2: u64(ATTR.CONFIG2),
+    config3: u64(ATTR.CONFIG3),
+    bpType: u32(ATTR.BP_TYPE),
     samplePeriod: Number(u64(ATTR.SAMPLE_PERIOD)),
     isFrequency: flag(ATTR_FLAG.FREQ),
     // The bit fields of JavaScript's numbers end at 31; the kernel's, so far, at 24.

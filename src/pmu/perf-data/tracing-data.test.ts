@@ -49,6 +49,7 @@ describe("a tracepoint's format", () => {
         { name: "saddr", type: "struct in6_addr", offset: 40, size: 16, isSigned: false, ...common },
       ],
       printFormat: '"comm=%s name=%s", REC->comm,\nREC->name',
+      text: FORMAT,
     });
     assert.equal(parseTracepointFormat("s", "name: x\n"), null);
     assert.equal(parseTracepointFormat("s", ""), null);

@@ -25,6 +25,8 @@ export interface TracepointFormat {
   readonly id: number;
   readonly fields: readonly TracepointField[];
   readonly printFormat: string;
+  /** The `format` file itself. */
+  readonly text: string;
 }
 
 export interface TracingData {
@@ -79,7 +81,7 @@ export function parseTracepointFormat(system: string, text: string): TracepointF
   if (name === undefined || id === undefined) return null;
   const printFormat = /^print fmt:\s*([\s\S]*)$/m.exec(text)?.[1]?.trimEnd() ?? "";
   const fields = text.split("\n").flatMap((line) => parseField(line) ?? []);
-  return { system, name, id: Number(id), fields, printFormat };
+  return { system, name, id: Number(id), fields, printFormat, text };
 }
 
 const FIELD = /^\s*field(?: special)?:([^;]*);\s*offset:(\d+);\s*size:(\d+);(?:\s*signed:(\d+);)?/;

@@ -151,17 +151,25 @@ class ReplaySource implements Source {
   resolve(request: EventRequest): readonly ResolvedEvent[] {
     const index = this.#findAttr(request.event === "" ? this.defaultEvent : request.event);
     const attr = this.#recording.attrs[index] as RecordedAttr;
-    const { name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
+    const { name, type, config, config1, config2, config3, bpType } = attr;
+    const { excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
     const resolved: ResolvedEvent = {
       ...PLAIN_ATTR,
       ...UNGROUPED,
-      ...{ name, type, config, excludeUser, excludeKernel, excludeHv, preciseIp },
+      ...{ name, type, config, config1, config2, config3, bpType, excludeUser, excludeKernel, excludeHv, preciseIp },
+      format: this.#tracepointFormat(attr),
       key: `${index}/${name}`,
       rate: requestedRate(request) ?? { kind: "all" },
       periodUnit: isClock(attr) ? "ns" : "events",
       hasAux: index === this.#data.aux.attr,
     };
     return [resolved];
+  }
+
+  #tracepointFormat({ type, config }: RecordedAttr): string {
+    if (type !== TYPE.TRACEPOINT) return "";
+    const { TRACING_DATA } = this.#recording.features;
+    return TRACING_DATA?.tracepoints.find(({ id }) => BigInt(id) === config)?.text ?? "";
   }
 
   /** By name as recorded; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
@@ -301,7 +309,8 @@ function describeDamage({ offset, message }: Damage): string {
 
 function formatOf(attr: RecordedAttr): RecordFormat {
   return {
-    ids: attr.ids,
+    // Samples that name no event are all of one, whatever ids the file lists for it.
+    ids: (attr.sampleType & (SAMPLE.ID | SAMPLE.IDENTIFIER)) === 0 ? [] : attr.ids,
     sampleType: attr.sampleType,
     sampleIdAll: attr.sampleIdAll,
     // perf, too, takes the attr's where the records have none.
