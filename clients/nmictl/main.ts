@@ -40,12 +40,12 @@ async function withClient<T>(use: (client: BrokerClient, options: GlobalOptions)
   return await use(client, options);
 }
 
-/** Aborts with the first SIGINT or SIGTERM; the second ends the process at once. */
+/** Aborts with the first SIGINT or SIGTERM, whose name is the reason; the second ends the process at once. */
 function stopSignal(): AbortSignal {
   const stop = new AbortController();
-  const onSignal = () => {
+  const onSignal = (name: NodeJS.Signals) => {
     if (stop.signal.aborted) process.exit(EXIT_SIGINT);
-    stop.abort();
+    stop.abort(name);
   };
   process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
   return stop.signal;
@@ -167,9 +167,15 @@ function defineRecord(): void {
     .option("-o, --output <file>", "the recording, or - for standard output", "perf.data")
     .option("-g", "with callchains")
     .addOption(new Option("--call-graph <mode>", "how callchains are made").choices(["fp", "dwarf"]))
+    .option("-b, --branch-any", "with the branches before it")
+    .addOption(new Option("-j, --branch-filter <kind>", "with branches of a kind").choices(["any"]))
     .option("-d, --data", "with data addresses")
     .option("-W, --weight", "with weights")
     .option("--phys-data", "with physical data addresses")
+    .option("--data-page-size", "with the sizes of the pages of data addresses")
+    .option("--code-page-size", "with the sizes of the pages of instructions")
+    .option("--transaction", "with flags of memory transactions")
+    .option("--all-cgroups", "with cgroups")
     .option("-R, --raw-samples", "with raw data (default for tracepoints)")
     .option("--user-regs", "with the registers of user space")
     .option("--intr-regs", "with the registers at the interrupt")

@@ -76,9 +76,14 @@ export const FIELD_BITS: Readonly<Record<Field, number>> = {
   CGROUP: 1 << 21,
   DATA_PAGE_SIZE: 1 << 22,
   CODE_PAGE_SIZE: 1 << 23,
-  // PERF_SAMPLE_WEIGHT_STRUCT: the low half, which alone PERF_SAMPLE_WEIGHT's values use, is the weight of both.
-  WEIGHT: 1 << 24,
+  // PERF_SAMPLE_WEIGHT and PERF_SAMPLE_WEIGHT_STRUCT, one of which an event's samples have: attr.ts.
+  WEIGHT: (1 << 14) | (1 << 24),
 };
+
+export const WEIGHT_WHOLE = 1 << 14;
+export const WEIGHT_STRUCT = 1 << 24;
+/** PERF_TYPE_BREAKPOINT */
+export const TYPE_BREAKPOINT = 5;
 
 /** PERF_FORMAT_* */
 export const READ_FORMAT = {

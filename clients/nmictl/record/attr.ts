@@ -1,6 +1,6 @@
 /** perf_event_attr as a recording describes its events: from what the daemon says of them and what was asked for. */
 import type { Field, ResolvedEvent } from "../../typescript/index.js";
-import { CLOCK_IDS, FIELD_BITS, SAMPLE } from "./abi.js";
+import { CLOCK_IDS, FIELD_BITS, SAMPLE, TYPE_BREAKPOINT, WEIGHT_STRUCT, WEIGHT_WHOLE } from "./abi.js";
 
 /** PERF_ATTR_SIZE_VER7. perf 6.1 refuses recordings with larger ones, so config3 is written only where it is not 0. */
 const ATTR_BYTES = 128;
@@ -15,6 +15,7 @@ const AT = {
   SAMPLE_TYPE: 24,
   READ_FORMAT: 32,
   FLAGS: 40,
+  BP_TYPE: 52,
   CONFIG1: 56,
   CONFIG2: 64,
   BRANCH_SAMPLE_TYPE: 72,
@@ -71,11 +72,11 @@ export interface AttrOptions {
   readonly kernelCallchainsOnly: boolean;
 }
 
-/** perf_event_attr.sample_type */
-export function sampleType(fields: readonly Field[]): number {
+/** perf_event_attr.sample_type. Weights are whole only where the event's own are; older daemons do not say. */
+export function sampleType(fields: readonly Field[], event: Pick<ResolvedEvent, "sampleType">): number {
   let bits = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
   for (const field of fields) bits |= FIELD_BITS[field];
-  return bits;
+  return bits & ~((Number(event.sampleType) & WEIGHT_WHOLE) !== 0 ? WEIGHT_STRUCT : WEIGHT_WHOLE);
 }
 
 /** Of all events of a recording, whose attrs are of one size. */
@@ -94,9 +95,10 @@ export function encodeAttr(events: readonly ResolvedEvent[], index: number, opti
   view.setUint32(AT.SIZE, size, true);
   view.setBigUint64(AT.CONFIG, event.config, true);
   view.setBigUint64(AT.SAMPLE_PERIOD, BigInt(event.frequencyHz || event.period || 1), true);
-  view.setBigUint64(AT.SAMPLE_TYPE, BigInt(sampleType(options.fields)), true);
+  view.setBigUint64(AT.SAMPLE_TYPE, BigInt(sampleType(options.fields, event)), true);
   if (has("READ")) view.setBigUint64(AT.READ_FORMAT, event.readFormat, true);
   view.setBigUint64(AT.FLAGS, flags(event, index === 0, options), true);
+  if (event.type === TYPE_BREAKPOINT) view.setUint32(AT.BP_TYPE, event.bpType, true);
   view.setBigUint64(AT.CONFIG1, event.config1, true);
   view.setBigUint64(AT.CONFIG2, event.config2, true);
   if (has("BRANCH_STACK") || has("BRANCH_COUNTERS")) {

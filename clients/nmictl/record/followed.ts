@@ -8,6 +8,8 @@ import type { PerfDataWriter } from "./writer.js";
 
 /** A FORK in another CPU's ring comes at most a flush interval and a drain later. */
 const HOLD_MS = 2000;
+/** How much later than others samples may be written that were held: settled at the latest with the next tick. */
+export const LATE_MS = HOLD_MS + 1000;
 const ANCESTORS_MAX = 64;
 
 export class Followed {

@@ -13,6 +13,12 @@ export interface RecordOptions {
   readonly data?: true;
   readonly weight?: true;
   readonly physData?: true;
+  readonly dataPageSize?: true;
+  readonly codePageSize?: true;
+  readonly transaction?: true;
+  readonly allCgroups?: true;
+  readonly branchAny?: true;
+  readonly branchFilter?: "any";
   readonly rawSamples?: true;
   readonly userRegs?: true;
   readonly intrRegs?: true;
@@ -44,6 +50,13 @@ export function fieldsOf(options: RecordOptions): readonly Field[] {
   if (options.physData) fields.add("PHYS_ADDR");
   if (options.weight) fields.add("WEIGHT");
   if (options.rawSamples) fields.add("RAW");
+  if (options.dataPageSize) for (const field of ["ADDR", "DATA_PAGE_SIZE"] as const) fields.add(field);
+  if (options.codePageSize) fields.add("CODE_PAGE_SIZE");
+  if (options.transaction) fields.add("TRANSACTION");
+  if (options.allCgroups) fields.add("CGROUP");
+  if (options.branchAny || options.branchFilter) fields.add("BRANCH_STACK");
+  // {a,b}:S, whose leader's samples carry what its members count.
+  if (options.event?.some((event) => /\}:\w*S\w*$/.test(event))) fields.add("READ");
   return [...fields];
 }
 

@@ -11,15 +11,16 @@ import {
   type Started,
   type Tasks,
 } from "../../typescript/index.js";
-import { CLOCK_IDS, type Feature } from "./abi.js";
+import { CLOCK_IDS } from "./abi.js";
 import { MappedFiles } from "./build-id.js";
 import { clockFeature, commandLineFeature, hostFeatures, versionFeature } from "./features.js";
-import { Followed } from "./followed.js";
+import { Followed, LATE_MS } from "./followed.js";
 import { hostFacts, isRunning, traceHeads } from "./host.js";
 import { checkOptions, FLUSH_INTERVAL_MS, fieldsOf, type RecordOptions, registerRequest } from "./options.js";
-import { openFile, PipeSink, type Sink } from "./sink.js";
+import { Recording } from "./recording.js";
+import { openFile, PipeSink } from "./sink.js";
 import { tracingDataFeature } from "./tracing-data.js";
-import { EXIT_NOT_FOUND, Workload } from "./workload.js";
+import { EXIT_NOT_FOUND, exitStatusOf, Workload } from "./workload.js";
 import { PerfDataWriter } from "./writer.js";
 
 export interface RecordContext {
@@ -27,18 +28,23 @@ export interface RecordContext {
   readonly note: (line: string) => void;
   /** As given, for the recording's head. */
   readonly commandLine: readonly string[];
-  /** Aborts when the user wants to stop. */
+  /** Aborts when the user wants to stop; the reason is the signal's name. */
   readonly signal: AbortSignal;
 }
 
-const WRITE_BYTES = 1024 * 1024;
 const TICK_MS = 500;
-/** Rounds end after both clocks have gone on this far: rings and queues hold nothing older. */
+/** Rings and queues hold nothing older. */
 const ROUND_MS = 1000 + 2 * FLUSH_INTERVAL_MS;
 const TRACEPOINT_TYPE = 2;
+/** PERF_TYPE_SOFTWARE and PERF_COUNT_SW_DUMMY. */
+const TYPE_SOFTWARE = 1;
+const COUNT_SW_DUMMY = 9n;
 const SNAPSHOT_TIMEOUT_MS = 30_000;
 
-/** Resolves with the exit status: the command's where there is one. Throws NmiError and RpcError. */
+/**
+ * Resolves with the exit status, perf record's: the command's where there is one, and where a signal ended the recording
+ * or the command, 128 and the signal's number. Throws NmiError and RpcError.
+ */
 export async function record(
   client: BrokerClient,
   options: RecordOptions,
@@ -50,9 +56,12 @@ export async function record(
     throw new NmiError("INVALID_OPTIONS", "standard output is a terminal: pipe it to perf, or name a file with -o");
   }
   const { source } = await client.getStatus();
-  if (source === "replay" && (command.length > 0 || options.pid)) {
+  // "replay: FILE, ...", as the daemon describes it.
+  const replay = /^replay\b/.test(source);
+  if (replay && (command.length > 0 || options.pid)) {
     throw new NmiError("INVALID_OPTIONS", "the daemon plays a recording: record all of it with -a");
   }
+  const whole = replay && options.event === undefined ? { ...options, event: await recordedEvents(client) } : options;
   let workload: Workload | undefined;
   try {
     workload = command.length > 0 ? new Workload(command) : undefined;
@@ -62,12 +71,20 @@ export async function record(
     return EXIT_NOT_FOUND;
   }
   try {
-    const registered = await register(client, options, source === "replay");
-    return await new Recorder(client, options, context, registered, workload).run();
+    const registered = await register(client, whole, replay);
+    return await new Recorder(client, whole, context, registered, workload).run();
   } catch (error) {
     workload?.kill();
     throw error;
   }
+}
+
+/** All events of the recording that is played, but those that count nothing. */
+async function recordedEvents(client: BrokerClient): Promise<readonly string[]> {
+  const { events } = await client.listEvents();
+  return events
+    .filter(({ type, config }) => type !== TYPE_SOFTWARE || config !== COUNT_SW_DUMMY)
+    .map(({ name }) => name);
 }
 
 /** Tracepoints are all recorded, with their data, unless asked otherwise: as perf does. */
@@ -102,16 +119,11 @@ class Recorder {
   readonly #mapped = new MappedFiles();
   readonly #abandon = new AbortController();
   readonly #stopping = new AbortController();
-  #sink: Sink | undefined;
-  #writer: PerfDataWriter | undefined;
-  #features: readonly Feature[] = [];
+  #recording: Recording | undefined;
   #source = "";
   #snapshotComplete = false;
   #samples = 0;
   #lost = 0;
-  #exitStatus = 0;
-  #roundWallMs = performance.now();
-  #roundTime = 0n;
   #failed = false;
 
   constructor(
@@ -150,7 +162,7 @@ class Recorder {
       stop();
       await removal;
       await this.#close().catch(() => {});
-      throw error;
+      throw this.#interrupted(error);
     } finally {
       clearTimeout(timeout);
       signal.removeEventListener("abort", stop);
@@ -158,14 +170,34 @@ class Recorder {
     stop();
     await removal;
     await this.#close();
-    return this.#failed ? 1 : this.#exitStatus;
+    return await this.#exitStatus();
+  }
+
+  /** A command that is still there when the recording has ended is told to end, and waited for. */
+  async #exitStatus(): Promise<number> {
+    const { signal } = this.#context;
+    this.#workload?.kill();
+    const status = (await this.#workload?.exited) ?? 0;
+    if (this.#failed) return 1;
+    return signal.aborted ? exitStatusOf(signal.reason) : status;
+  }
+
+  /** Why the stream broke, and what is left. */
+  #interrupted(error: unknown): unknown {
+    if (this.#recording === undefined || !(error instanceof NmiError) || error.code !== "UNAVAILABLE") return error;
+    const { output } = this.#options;
+    const where = output === "-" ? "what was written" : output;
+    return new NmiError(
+      "INTERRUPTED",
+      `the daemon went away while it was recording: ${where} ends with what it had sent by then`,
+    );
   }
 
   /** The kernel's rings may hold records of before the stop, which a removal would not wait for. */
   async #removeWhenStopped(handlerId: number): Promise<void> {
     const { signal } = this.#stopping;
     if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
-    if (this.#context.signal.aborted) this.#workload?.kill();
+    this.#workload?.kill();
     if (!this.#failed && this.#source !== "replay") await delay(2 * FLUSH_INTERVAL_MS);
     await this.#client.deregister(handlerId, { discard: this.#failed }).catch((error: unknown) => {
       if (!(error instanceof RpcError && error.code === "NOT_FOUND")) this.#abandon.abort(error);
@@ -199,7 +231,7 @@ class Recorder {
     const host = hostFacts();
     const { fields } = this.#registration;
     this.#source = started.source;
-    this.#writer = new PerfDataWriter({
+    const writer = new PerfDataWriter({
       events: started.events,
       // A recording's CPUs are its own machine's.
       cpus: Array.from({ length: replay ? 1 : host.cpusPresent }, (_, cpu) => cpu),
@@ -207,32 +239,40 @@ class Recorder {
       clock: started.clock,
       contextSwitches: this.#options.switchEvents ?? false,
       mmapData: false,
-      kernelCallchainsOnly: fields.includes("STACK_USER"),
+      kernelCallchainsOnly: fields.includes("STACK_USER") && !replay,
     });
     const formats = started.events
       .filter(({ format }) => format.length > 0)
       .map(({ name, format }) => ({ system: name.split(":")[0], format }));
     const tracing = tracingDataFeature(formats, traceHeads());
-    this.#features = [
+    const features = [
       ...(replay ? [] : hostFeatures(host)),
       versionFeature("nmictl"),
       commandLineFeature(this.#context.commandLine),
       ...(CLOCK_IDS.has(started.clock) ? [clockFeature()] : []),
       ...(tracing ? [tracing] : []),
     ];
-    this.#sink = output === "-" ? new PipeSink(process.stdout) : await openFile(output);
-    this.#sink.gone.addEventListener("abort", () => this.#stopping.abort(), { once: true });
-    this.#writer.begin(this.#features);
-    await this.#flush();
+    const sink = output === "-" ? new PipeSink(process.stdout) : await openFile(output);
+    sink.gone.addEventListener("abort", () => this.#stopping.abort(), { once: true });
+    // A replay may be faster than its recording, whose order readers restore.
+    const roundMs = replay ? undefined : ROUND_MS + (this.#followed === undefined ? 0 : LATE_MS);
+    this.#recording = new Recording(writer, sink, features, roundMs, {
+      beforeTick: () => {
+        this.#samples += this.#followed?.settle(writer, performance.now()) ?? 0;
+      },
+      onFailure: (error) => this.#abandon.abort(error),
+    });
+    await this.#recording.flush();
   }
 
-  get #open(): PerfDataWriter {
-    if (this.#writer === undefined) throw new NmiError("PROTOCOL", "the daemon sent records before `started`");
-    return this.#writer;
+  get #open(): Recording {
+    if (this.#recording === undefined) throw new NmiError("PROTOCOL", "the daemon sent records before `started`");
+    return this.#recording;
   }
 
   async #tasks(tasks: Tasks): Promise<void> {
-    const writer = this.#open;
+    const recording = this.#open;
+    const { writer } = recording;
     for (const task of tasks.records) {
       writer.task(task);
       if (task.record === "mmap") this.#mapped.add(task.mmap);
@@ -242,7 +282,7 @@ class Recorder {
       this.#snapshotComplete = true;
       this.#letGo();
     }
-    await this.#flush(WRITE_BYTES);
+    await recording.flushLarge();
   }
 
   /** All is in place: the command runs, and the time that was asked for begins. */
@@ -256,63 +296,42 @@ class Recorder {
     this.#stopping.signal.addEventListener("abort", () => clearInterval(tick), { once: true });
     if (this.#workload === undefined) return;
     this.#workload.letGo();
-    void this.#workload.exited.then((status) => {
-      this.#exitStatus = status;
-      stop();
-    });
+    void this.#workload.exited.then(stop);
   }
 
   async #takeSamples(batch: SampleBatch): Promise<void> {
     if (!this.#snapshotComplete) throw tooOld();
-    const writer = this.#open;
-    const nowMs = performance.now();
+    const recording = this.#open;
+    const { writer } = recording;
     if (this.#followed === undefined) {
       writer.samples(batch);
       this.#samples += batch.length;
     } else {
+      const nowMs = performance.now();
       this.#samples += this.#followed.samples(batch, writer, nowMs);
       this.#samples += this.#followed.settle(writer, nowMs);
     }
-    await this.#flush(WRITE_BYTES);
+    await recording.flushLarge();
   }
 
   async #loss(loss: Loss): Promise<void> {
     this.#lost += loss.count;
-    this.#open.loss(loss);
-    await this.#flush(WRITE_BYTES);
-  }
-
-  /** Writes what has been encoded, where it is as much as `least` bytes or a second has passed. */
-  async #flush(least = 0): Promise<void> {
-    const writer = this.#open;
-    const nowMs = performance.now();
-    const round = nowMs - this.#roundWallMs > ROUND_MS;
-    if (writer.out.length < least && !round) return;
-    // Samples that are held are older than those that were written: a round must not end before them.
-    const passed = writer.lastTime - this.#roundTime > BigInt(ROUND_MS) * 1_000_000n;
-    if (round && passed && this.#followed === undefined && this.#source !== "replay") {
-      writer.finishedRound();
-      this.#roundTime = writer.lastTime;
-    }
-    if (round) this.#roundWallMs = nowMs;
-    if (writer.out.length > 0) await this.#sink?.write(writer.out.written);
-    writer.out.clear();
+    const recording = this.#open;
+    recording.writer.loss(loss);
+    await recording.flushLarge();
   }
 
   async #close(): Promise<void> {
-    const [writer, sink] = [this.#writer, this.#sink];
-    if (writer === undefined || sink === undefined) return;
+    const recording = this.#recording;
+    if (recording === undefined) return;
+    const { writer } = recording;
     this.#samples += this.#followed?.settle(writer, performance.now(), true) ?? 0;
     const wanted = this.#options.buildid && this.#source !== "replay";
-    const buildIds = wanted ? this.#mapped.buildIds() : [];
-    if (!sink.isFile) writer.buildIds(buildIds);
-    await this.#flush();
-    if (sink.isFile) await sink.finish(writer.finish(sink.length, this.#features, buildIds));
-    await sink.close();
+    await recording.close(wanted ? this.#mapped.buildIds() : []);
     const { note } = this.#context;
     if (this.#lost > 0) note(`lost ${this.#lost} samples`);
     if (writer.tooLarge > 0) note(`left out ${writer.tooLarge} samples that no record can hold`);
-    const size = (sink.length / 1024 / 1024).toFixed(3);
+    const size = (recording.length / 1024 / 1024).toFixed(3);
     process.stderr.write(
       `[ nmictl record: Captured and wrote ${size} MB ${this.#options.output} (${this.#samples} samples) ]\n`,
     );

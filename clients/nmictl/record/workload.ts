@@ -9,6 +9,11 @@ import { NmiError } from "../../typescript/index.js";
 
 /** The shell's own, for a command that is not there, and one that may not be executed. */
 export const EXIT_NOT_FOUND = 127;
+/** A shell's, of what a signal ended. */
+export function exitStatusOf(signal: NodeJS.Signals): number {
+  return 128 + os.constants.signals[signal];
+}
+
 /** Of descriptors: where the shell waits for its word. */
 const GATE_FD = 3;
 
@@ -49,7 +54,7 @@ export class Workload {
     // The command may have gone before it was let go.
     this.#gate.on("error", () => {});
     this.exited = once(this.#child, "exit").then(([code, signal]: (number | NodeJS.Signals | null)[]) =>
-      typeof code === "number" ? code : 128 + os.constants.signals[signal as NodeJS.Signals],
+      typeof code === "number" ? code : exitStatusOf(signal as NodeJS.Signals),
     );
   }
 
@@ -61,6 +66,7 @@ export class Workload {
     this.#gate.end("go\n");
   }
 
+  /** Does nothing to one that has ended. */
   kill(): void {
     this.#child.kill("SIGTERM");
   }

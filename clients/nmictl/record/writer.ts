@@ -8,7 +8,7 @@
  */
 import type { Loss, ResolvedEvent, SampleBatch, TaskRecord } from "../../typescript/index.js";
 import { EVENT_UPDATE_NAME, FEATURE, type Feature, RECORD, RECORD_BYTES_MAX } from "./abi.js";
-import { type AttrOptions, attrBytes, encodeAttr } from "./attr.js";
+import { type AttrOptions, attrBytes, encodeAttr, sampleType } from "./attr.js";
 import { EventIds } from "./event-ids.js";
 import { eventDescriptionFeature, groupFeature, sampleTimeFeature } from "./features.js";
 import { RecordBuffer } from "./record-buffer.js";
@@ -44,8 +44,8 @@ export interface FileEnd {
 }
 
 export class PerfDataWriter {
-  /** What has been encoded and is to be written next; whoever writes it clears it. */
-  readonly out = new RecordBuffer();
+  #out = new RecordBuffer();
+  #spare = new RecordBuffer();
   readonly #events: readonly ResolvedEvent[];
   readonly #ids: EventIds;
   readonly #attrs: readonly Uint8Array[];
@@ -63,11 +63,25 @@ export class PerfDataWriter {
     this.#ids = new EventIds(options.cpus);
     this.#attrs = events.map((_, i) => encodeAttr(events, i, options));
     this.#encoders = events.map(
-      (_, i) => new SampleEncoder(events, i, fields, this.#ids, !options.kernelCallchainsOnly),
+      (event, i) => new SampleEncoder(events, i, sampleType(fields, event), this.#ids, !options.kernelCallchainsOnly),
     );
     const ids = events.map((_, i) => this.#ids.allOf(i));
     const groups = groupFeature(events);
     this.#ownFeatures = [eventDescriptionFeature(events, this.#attrs, ids), ...(groups ? [groups] : [])];
+  }
+
+  /** What has been encoded and is to be written next. */
+  get out(): RecordBuffer {
+    return this.#out;
+  }
+
+  /** Takes that, whole records all of it. The bytes are good until the next take(); encoding goes on meanwhile. */
+  take(): Uint8Array {
+    const taken = this.#out;
+    this.#spare.clear();
+    this.#out = this.#spare;
+    this.#spare = taken;
+    return taken.written;
   }
 
   /** Of the latest sample, in nanoseconds; 0 before the first. */
