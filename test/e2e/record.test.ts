@@ -55,3 +55,37 @@ test("a recording that is replayed and recorded again prints the same samples", 
   assert.ok(printed.length > 0);
   assert.equal(printed, script(original));
 });
+
+test("options are refused, or recorded as perf reads them", BOUNDED, async (t) => {
+  if (!hasCommand("perf")) return t.skip(NO_PERF);
+  const daemon = await startLiveDaemon(t);
+  if (daemon === null) return;
+  const file = path.join(daemon.runtimeDir, "perf.data");
+  const record = (...args: string[]) => {
+    const whole = ["--address", daemon.address, "record", "-o", file, ...args];
+    return spawnSync(process.execPath, [NMICTL, ...whole], { encoding: "utf8" });
+  };
+  const printed = (fields: string) =>
+    execFileSync("perf", ["script", "-F", fields, "-i", file], { encoding: "utf8", maxBuffer: 1 << 30 });
+  const refused = record("-a", "-b", "-e", "cpu-clock", "--duration", "1");
+  assert.equal(refused.status, 1);
+  assert.match(refused.stderr, /BRANCH_STACK: cpu-clock is counted in software/);
+
+  const touching = ["-e", "page-faults", "-c", "1", "--phys-data", "--data-page-size", "--", "sh", "-c", ":"];
+  const faults = record(...touching);
+  assert.equal(faults.status, 0, faults.stderr);
+  assert.match(printed("addr,phys_addr,data_page_size"), /[0-9a-f]{6,}\s+\S+\s+\S+/);
+
+  const oneCpu = record(
+    "-C",
+    "0",
+    "-e",
+    "cpu-clock",
+    "--",
+    "sh",
+    "-c",
+    "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done",
+  );
+  assert.equal(oneCpu.status, 0, oneCpu.stderr);
+  assert.deepEqual([...new Set(printed("cpu").match(/\[\d+\]/g) ?? ["[000]"])], ["[000]"]);
+});
