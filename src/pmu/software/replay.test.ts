@@ -6,6 +6,7 @@ import { describe, it, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
+import { FIXTURES } from "../perf-data/collection.test-support.js";
 import { readRecording } from "../perf-data/recording.js";
 import type { EventShape, Source } from "../source.js";
 import { isTaskRecord } from "../task-record.js";
@@ -79,6 +80,15 @@ describe("the replay source", { timeout: 60_000 }, () => {
     assert.equal(source.resolve({ event: "cpu-clock", frequencyHz: 10 })[0].key, event.key);
     const [format] = source.open(event, SHAPE).formats;
     assert.ok(format && format.ids.length > 0 && (format.sampleType & SAMPLE.IDENTIFIER) !== 0);
+  });
+
+  it("takes samples without ids for those of the only event, whatever ids the file lists", async (t) => {
+    const file = `${FIXTURES}cgroup-all.perf.data`;
+    const source = openReplaySource({ file, ringBytes: 64 * 1024 });
+    t.after(() => source.close());
+    const [format] = source.open(source.resolve({ event: "" })[0], { ...SHAPE, sampleType: SAMPLE.IP }).formats;
+    assert.equal(format.sampleType & (SAMPLE.ID | SAMPLE.IDENTIFIER), 0);
+    assert.deepEqual(format.ids, []);
   });
 
   it("writes every record as it is, in order, through rings smaller than the recording", async (t) => {
