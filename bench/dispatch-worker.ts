@@ -52,6 +52,7 @@ class Setup {
     this.#dispatcher = new Dispatcher({
       index: 0,
       rings: [{ cpu: 0, reader: this.#ring.reader }],
+      taskRings: [],
       walker: new TableWalker(new AtomicWords(memory), layout, 0, doorbell),
       counters: new SlotCounters(memory, layout),
       stats: new DispatcherStats(),

@@ -7,6 +7,7 @@ import type { ScanListener } from "../../pmu/record.js";
 import { BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { AuxRingDescriptor, RecordFormat } from "../../pmu/source.js";
+import { TrailerTable } from "../../pmu/task-record.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
@@ -16,9 +17,12 @@ import { LatencyHistogram } from "../observe/histogram.js";
 import { AuxDispatch, type AuxParts } from "./aux-dispatch.js";
 import { ChunkList, NO_CHUNK } from "./chunks.js";
 import { filterKey, OwnerCache } from "./filter.js";
+import { IdentityWatch } from "./identity-watch.js";
 import type { Lane } from "./lane.js";
 import { LaneTable } from "./lanes.js";
 import { type AttachSpec, type FaultPoint, NOT_ARMED } from "./messages.js";
+import { Ownership } from "./ownership.js";
+import { type OwnerLookup, procOwner } from "./process-owner.js";
 import { recordRingFill } from "./ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import { type TaskLane, TaskLanes } from "./task-lanes.js";
@@ -47,6 +51,10 @@ interface Port {
 export interface DispatcherParts {
   readonly index: number;
   readonly rings: readonly DispatcherRing[];
+  /** Of all CPUs, other dispatchers' included, with positions of their own: where processes' execs and exits are told. */
+  readonly taskRings: readonly RingReader[];
+  /** procOwner, but for tests. */
+  readonly ownerOf?: OwnerLookup;
   readonly walker: TableWalker;
   readonly counters: SlotCounters;
   readonly stats: DispatcherStats;
@@ -70,6 +78,10 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #chunks: ChunkList;
   readonly #tasks: TaskLanes;
   readonly #aux: AuxDispatch;
+  readonly #identities: IdentityWatch;
+  readonly #ownership: Ownership;
+  /** Handlers whose peer may see some processes only. */
+  #restricted = 0;
   readonly #latency: LatencyHistogram;
   /** Slots that a predecessor died in, while its last batch is offered again to the others. */
   #abandoned: ReadonlySet<number> | null = null;
@@ -86,9 +98,12 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
     this.#ports = new Array(parts.capacity).fill(null);
-    this.#lanes = new LaneTable(parts.rings, new OwnerCache());
+    const trailers = new TrailerTable();
+    this.#identities = new IdentityWatch(parts.taskRings, trailers, parts.now);
+    this.#ownership = new Ownership(this.#identities, parts.ownerOf ?? procOwner, parts.now);
+    this.#lanes = new LaneTable(parts.rings, new OwnerCache(), this.#ownership);
     this.#chunks = new ChunkList(parts.segments, this.#lanes);
-    this.#tasks = new TaskLanes(parts.segments);
+    this.#tasks = new TaskLanes(parts.segments, trailers, this.#ownership);
     this.#aux = new AuxDispatch({
       ...parts,
       ...parts.aux,
@@ -99,6 +114,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   }
 
   attach(spec: AttachSpec): void {
+    // Task records flow for it by now (broker/registration.ts).
+    if (spec.filter.owner && this.#restricted++ === 0) this.#identities.start();
     this.#ports[spec.slot] = {
       spec,
       filterKey: filterKey(spec.filter),
@@ -114,6 +131,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   detach(slot: number, generation: number): void {
     const port = this.#ports[slot];
     if (port?.spec.generation !== generation) return;
+    if (port.spec.filter.owner && --this.#restricted === 0) this.#identities.stop();
     for (const lane of port.lanes) if (lane !== null) this.#lanes.leave(lane);
     if (port.tasks !== null) this.#tasks.leave(port.tasks);
     this.#batch.wantsTasks = this.#tasks.wanted;
@@ -255,6 +273,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (this.#parts.clockIsMonotonic && this.#abandoned === null) this.#recordLatency();
     segments.reclaim();
     this.#memoryShareBytes = segments.findShare(capacity);
+    this.#ownership.nextBatch();
     this.#merge();
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);

@@ -160,6 +160,7 @@ class DispatcherThread {
       capacity: options.capacity,
       dispatchers: options.rings.length,
       rings,
+      taskRings: options.rings.flat(),
       pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
       arena,

@@ -16,6 +16,7 @@ import { dimensionValue, type FilterDimension, type OwnerCache } from "./filter.
 import { Lane, type LaneRequest, NO_PAIR, PairPool, SelectionPool } from "./lane.js";
 import { LaneIndex, removeFrom } from "./lane-index.js";
 import type { AttachedEvent } from "./messages.js";
+import type { Ownership } from "./ownership.js";
 import { type EventPace, paceFor, Ticker } from "./thinning.js";
 
 /** Every sample of a batch, by its own number. */
@@ -62,10 +63,10 @@ export class LaneTable {
   readonly #kept = new Map<number, Lane[]>();
   readonly #touched: Lane[] = [];
 
-  constructor(rings: readonly DispatcherRing[], owners: OwnerCache) {
+  constructor(rings: readonly DispatcherRing[], owners: OwnerCache, ownership: Ownership | null = null) {
     this.#rings = rings;
     this.#owners = owners;
-    this.#filters = new LaneIndex(owners);
+    this.#filters = new LaneIndex(owners, ownership);
   }
 
   get size(): number {

@@ -80,6 +80,8 @@ export interface DispatcherSetup {
   readonly capacity: number;
   readonly dispatchers: number;
   readonly rings: readonly RingDescriptor[];
+  /** All dispatchers': where processes' execs and exits are told. */
+  readonly taskRings: readonly RingDescriptor[];
   /** The CPUs to run on; null: any. */
   readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;

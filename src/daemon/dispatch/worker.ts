@@ -65,6 +65,9 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       cpu: ring.cpu,
       reader: new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
     })),
+    taskRings: setup.taskRings.map(
+      (ring) => new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
+    ),
     walker: new TableWalker(new AtomicWords(memory), layout, setup.index, shared.removalBell()),
     counters: new SlotCounters(memory, layout),
     stats,
