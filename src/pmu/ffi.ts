@@ -21,6 +21,10 @@ const cWriteBuffer = libc.func("long write(int fd, void *buf, size_t count)");
 const cClose = libc.func("int close(int fd)");
 const cIoctlValue = libc.func("int ioctl(int fd, unsigned long request, unsigned long value)");
 const cFlock = libc.func("int flock(int fd, int operation)");
+const cSocket = libc.func("int socket(int domain, int type, int protocol)");
+const cSendto = libc.func(
+  "long sendto(int fd, void *buf, size_t length, int flags, void *address, uint32 address_length)",
+);
 const cSchedSetaffinity = libc.func("int sched_setaffinity(int pid, size_t size, void *mask)");
 const cSchedGetaffinity = libc.func("int sched_getaffinity(int pid, size_t size, void *mask)");
 const cPrctlName = libc.func("prctl", "int", ["int", "str", "unsigned long", "unsigned long", "unsigned long"]);
@@ -147,6 +151,36 @@ export function tryLock(fd: number): boolean {
   const errno = koffi.errno();
   if (errno === koffi.os.errno.EWOULDBLOCK) return false;
   throw new Errno("flock", errno);
+}
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+/** sockaddr_un: sun_family, then sun_path. */
+const SUN_PATH_OFFSET = 2;
+
+/** A Unix datagram socket without a name, which Node has no sockets for. */
+export function unixDatagramSocket(): number {
+  return check("socket", cSocket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+}
+
+/**
+ * Sends one datagram, to the socket of this name: a path, or `@` and an abstract name, as systemd writes them. Does not
+ * wait: false when the receiver's queue is full.
+ */
+export function sendToUnix(fd: number, name: string, message: Uint8Array): boolean {
+  const path = Buffer.from(name);
+  if (path[0] === 0x40) path[0] = 0;
+  const address = Buffer.alloc(SUN_PATH_OFFSET + path.length);
+  address.writeUInt16LE(AF_UNIX, 0);
+  path.copy(address, SUN_PATH_OFFSET);
+  const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  if (cSendto(fd, message, message.byteLength, flags, address, address.length) >= 0) return true;
+  const errno = koffi.errno();
+  if (errno === koffi.os.errno.EAGAIN) return false;
+  throw new Errno("sendto", errno);
 }
 
 const CALLING_THREAD = 0;
