@@ -52,6 +52,15 @@ describe("defaults", () => {
     }
   });
 
+  test("of a service, whoever it runs as: systemd's RuntimeDirectory=", () => {
+    for (const uid of [0, 997]) {
+      const config = run({ uid, env: { RUNTIME_DIRECTORY: "/run/a:/run/b", XDG_RUNTIME_DIR: "/run/user/997" } });
+      assert.deepEqual(config.listen, [{ kind: "unix", path: "/run/a/nmid.sock" }]);
+      assert.equal(config.runtimeDir, "/run/a");
+    }
+    assert.equal(run({ uid: 997, env: { RUNTIME_DIRECTORY: "" } }).runtimeDir, "/tmp/nmid-997");
+  });
+
   test("that do not fit are told with their origin", () => {
     const text = problem({ uid: 1000, env: { XDG_RUNTIME_DIR: `/${"x".repeat(100)}` } });
     assert.match(text, /^default from XDG_RUNTIME_DIR: .* has 116 bytes, and the kernel takes 107/);

@@ -66,11 +66,7 @@ export function loadConfig(argv: readonly string[], env: Environment, io: Config
 }
 
 function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
-  const xdg = env.XDG_RUNTIME_DIR;
-  const hasXdg = uid !== 0 && xdg !== undefined && isAbsolute(xdg); // the XDG specification ignores relative ones
-  const userDir = hasXdg ? join(xdg, "nmid") : `/tmp/nmid-${uid}`;
-  const dir = uid === 0 ? "/run/nmid" : userDir;
-  const origin = hasXdg ? "default from XDG_RUNTIME_DIR" : "default";
+  const { dir, origin } = defaultRuntimeDir(env, uid);
   return new Map<Key, RawValue>([
     ["listen", { raw: `unix:${join(dir, "nmid.sock")}`, origin }],
     ["metrics", { raw: "127.0.0.1:9810", origin: "default" }],
@@ -84,6 +80,17 @@ function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
       { raw: range.default, origin: "default" },
     ]),
   ]);
+}
+
+function defaultRuntimeDir(env: Environment, uid: number): { readonly dir: string; readonly origin: string } {
+  // systemd's RuntimeDirectory=, the first of them.
+  const given = env.RUNTIME_DIRECTORY?.split(":", 1)[0];
+  if (given !== undefined && isAbsolute(given)) return { dir: given, origin: "default from RUNTIME_DIRECTORY" };
+  if (uid === 0) return { dir: "/run/nmid", origin: "default" };
+  const xdg = env.XDG_RUNTIME_DIR;
+  // The XDG specification ignores relative ones.
+  if (xdg !== undefined && isAbsolute(xdg)) return { dir: join(xdg, "nmid"), origin: "default from XDG_RUNTIME_DIR" };
+  return { dir: `/tmp/nmid-${uid}`, origin: "default" };
 }
 
 function readFile(path: string | undefined, io: ConfigIo): Layer {
