@@ -84,9 +84,9 @@ describe("Watchdog", () => {
 });
 
 describe("watchdogIntervalMs", () => {
-  it("is half of what the manager waits", () => {
-    assert.equal(watchdogIntervalMs({ WATCHDOG_USEC: "30000000", WATCHDOG_PID: "7" }, 7), 15_000);
-    assert.equal(watchdogIntervalMs({ WATCHDOG_USEC: "30000000" }, 7), 15_000);
+  it("is a quarter of what the manager waits", () => {
+    assert.equal(watchdogIntervalMs({ WATCHDOG_USEC: "30000000", WATCHDOG_PID: "7" }, 7), 7_500);
+    assert.equal(watchdogIntervalMs({ WATCHDOG_USEC: "30000000" }, 7), 7_500);
     assert.equal(watchdogIntervalMs({ WATCHDOG_USEC: "1" }, 7), 1);
   });
 
