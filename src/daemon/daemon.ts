@@ -28,6 +28,7 @@ import { SharedMemory } from "./dispatch/shared-memory.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
+import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
@@ -296,7 +297,15 @@ async function start(
     }),
     onFault: (error) => log.error({ err: error }, "internal error"),
   });
-  const server = await startGrpcServer(config.listen, implementation, config.limits.messageMaxBytes);
+  const server = await startGrpcServer({
+    ...config,
+    passed: passedSockets(log),
+    implementation,
+    messageMaxBytes: config.limits.messageMaxBytes,
+    limits: config.connectionLimits,
+    now,
+    log: (level, fields, message) => log[level](fields, message),
+  });
   addresses.listen = server.addresses;
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
@@ -338,6 +347,17 @@ async function start(
 
 function count(number: number, what: string): string {
   return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
+
+/** What systemd has opened for this process, once: whom this one starts has nothing of it. */
+function passedSockets(log: Logger): PassedSocket[] {
+  const passed = passedFds(process.env, process.pid);
+  for (const name of ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]) delete process.env[name];
+  return passed.flatMap((fd) => {
+    const socket = listeningSocket(fd);
+    if (socket === null) log.info(fd, "passed by the service manager, and no socket to listen on");
+    return socket ?? [];
+  });
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

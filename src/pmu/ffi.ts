@@ -28,6 +28,9 @@ const cSendto = libc.func(
 const cSchedSetaffinity = libc.func("int sched_setaffinity(int pid, size_t size, void *mask)");
 const cSchedGetaffinity = libc.func("int sched_getaffinity(int pid, size_t size, void *mask)");
 const cPrctlName = libc.func("prctl", "int", ["int", "str", "unsigned long", "unsigned long", "unsigned long"]);
+const cGetsockopt = libc.func("int getsockopt(int fd, int level, int name, void *value, void *length)");
+const cGetsockname = libc.func("int getsockname(int fd, void *address, void *length)");
+const cGetgrnam = libc.func("void *getgrnam(const char *name)");
 const cIoctlPointer = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
 
 export class Errno extends Error {
@@ -207,6 +210,32 @@ const PR_SET_NAME = 15;
 /** What `top -H` and /proc show of the calling thread; the kernel keeps 15 bytes. */
 export function setThreadName(name: string): void {
   check("prctl", cPrctlName(PR_SET_NAME, name, 0, 0, 0));
+}
+
+const SOL_SOCKET = 1;
+const sockLength = new Uint32Array(1);
+
+/** getsockopt(2) at SOL_SOCKET: writes what there is into `value` and says how many bytes that was. */
+export function socketOption(fd: number, option: number, value: Uint32Array): number {
+  sockLength[0] = value.byteLength;
+  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, option, value, sockLength));
+  return sockLength[0];
+}
+
+/** getsockname(2): the sockaddr that the socket is bound to, as long as it is, up to `address.length`. */
+export function socketName(fd: number, address: Uint8Array): Uint8Array {
+  sockLength[0] = address.byteLength;
+  check("getsockname", cGetsockname(fd, address, sockLength));
+  return address.subarray(0, Math.min(address.length, sockLength[0]));
+}
+
+/** struct group of grp.h: two pointers, then gr_gid. */
+const GR_GID_OFFSET = 16;
+
+/** The id of a group by its name, as the system's name service has it; null where there is none of that name. */
+export function groupId(name: string): number | null {
+  const group: unknown = cGetgrnam(name);
+  return group === null ? null : (koffi.decode(group, GR_GID_OFFSET, "uint32_t") as number);
 }
 
 /** perfmon/pfmlib.h */

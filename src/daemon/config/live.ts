@@ -77,25 +77,37 @@ export class LiveConfig {
   }
 }
 
-/** DaemonConfig has the file's keys in camel case, and its sections as objects. */
-function pathOf(key: Key): string[] {
-  return key.split(".").map((part) => part.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()));
+type Part = Record<string, unknown>;
+
+/** DaemonConfig has the file's keys in camel case, and its sections as objects, of which `limits` is more than one. */
+function partsOf(config: DaemonConfig, section: string): Part[] {
+  if (section === "limits") return [config.limits, config.connectionLimits] as unknown as Part[];
+  const part = section === "" ? config : (config as unknown as Part)[section];
+  return part === null || part === undefined ? [] : [part as Part];
 }
 
-/** Undefined where the configuration has no such part. */
+/** The object that holds the key's value, and its name there; null where there is none, as in a section that is off. */
+function locate(config: DaemonConfig, key: Key): { readonly part: Part; readonly name: string } | null {
+  const [last = "", section = ""] = key.split(".").reverse();
+  const name = last.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
+  const part = partsOf(config, section).find((candidate) => Object.hasOwn(candidate, name));
+  return part === undefined ? null : { part, name };
+}
+
+/** Undefined where the configuration has no such value. */
 export function configValue(config: DaemonConfig, key: Key): unknown {
-  return pathOf(key).reduce<unknown>((part, name) => (part as Record<string, unknown> | undefined)?.[name], config);
+  const place = locate(config, key);
+  return place?.part[place.name];
 }
 
 function withValues(config: DaemonConfig, from: DaemonConfig, keys: readonly Key[]): DaemonConfig {
-  const next = structuredClone(config) as unknown as Record<string, unknown>;
+  const next = structuredClone(config);
   for (const key of keys) {
-    const path = pathOf(key);
-    const last = path.pop() as string;
-    const section = path.reduce((part, name) => part[name] as Record<string, unknown>, next);
-    section[last] = configValue(from, key);
+    const place = locate(next, key);
+    if (place === null) throw new Error(`the configuration holds no ${key} to be reloaded`);
+    place.part[place.name] = configValue(from, key);
   }
-  return next as unknown as DaemonConfig;
+  return next;
 }
 
 /** The file's values agree with each other; those of them that wait for a restart are not the ones in force. */
