@@ -8,6 +8,7 @@ import type { Source } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import { generationOfId, slotOfId } from "../../registry/layout.js";
 import type { HandlerTable } from "../../registry/table.js";
+import { SEES_EVERYTHING } from "../auth/rights.js";
 import type { NsClock } from "../clock.js";
 import type { DaemonLimits } from "../config/config.js";
 import { TIMER_MS_MAX } from "../config/limits.js";
@@ -21,10 +22,10 @@ import type { LatencyHistogram } from "../observe/histogram.js";
 import type { ArmedEvents } from "./armed-events.js";
 import type { BooksAudit } from "./audit.js";
 import { BrokerError } from "./errors.js";
-import type { Handler, RemovalResult } from "./handler.js";
+import type { Handler, Held, RegistrationTerms, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
 import { resolvedEventMessages } from "./messages.js";
-import { closeHandler, openHandler } from "./registration.js";
+import { closeHandler, openHandler, taskShape } from "./registration.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 import type { Tally } from "./tally.js";
 import type { TaskTracking } from "./task-tracking.js";
@@ -71,12 +72,16 @@ const NS_PER_MS = 1_000_000;
 /** A stream that is discarded gets this long to take its end. */
 const CUT_MS = 1000;
 
+/** Of whoever need not be asked: in tests. */
+const NO_TERMS: RegistrationTerms = { principal: "", registrant: null, visibility: SEES_EVERYTHING, admit: () => {} };
+
 export class Broker extends EventEmitter<BrokerEvents> {
   readonly #parts: BrokerParts;
   readonly #bySlot = new Map<number, Handler>();
   readonly #byName = new Map<string, Handler | null>();
   /** On the way: a stop waits for them. */
   readonly #registering = new Set<Promise<Handler>>();
+  readonly #reserved = new Set<{ readonly principal: string; readonly queueMaxBytes: number }>();
   #stopping = false;
 
   constructor(parts: BrokerParts) {
@@ -103,7 +108,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     });
   }
 
-  async register(request: RegisterRequestMessage, peer: string): Promise<Handler> {
+  async register(request: RegisterRequestMessage, peer: string, terms = NO_TERMS): Promise<Handler> {
     if (this.#stopping) throw stoppingError();
     const { source, limits, table } = this.#parts;
     const spec = checkRegister(request, { source, limits, dispatchers: table.layout.dispatchers });
@@ -113,9 +118,12 @@ export class Broker extends EventEmitter<BrokerEvents> {
         `name: "${spec.name}" is registered: deregister it, or choose another name.`,
       );
     }
-    // The name is taken before the first await, or two could have it.
+    terms.admit(spec, this.#heldBy(terms.principal));
+    // Name and allowance are taken before the first await, or two could have them.
     this.#byName.set(spec.name, null);
-    const registration = this.#register(spec, peer);
+    const reserved = { principal: terms.principal, queueMaxBytes: spec.queueMaxBytes };
+    this.#reserved.add(reserved);
+    const registration = this.#register(spec, peer, terms, () => this.#reserved.delete(reserved));
     this.#registering.add(registration);
     try {
       return await registration;
@@ -124,14 +132,24 @@ export class Broker extends EventEmitter<BrokerEvents> {
       throw error;
     } finally {
       this.#registering.delete(registration);
+      this.#reserved.delete(reserved);
     }
   }
 
-  async #register(spec: HandlerSpec, peer: string): Promise<Handler> {
+  #heldBy(principal: string): Held {
+    const held = [...this.#reserved];
+    for (const handler of this.#bySlot.values()) {
+      held.push({ principal: handler.principal, queueMaxBytes: handler.spec.queueMaxBytes });
+    }
+    const own = held.filter((part) => part.principal === principal);
+    return { handlers: own.length, queueBytes: own.reduce((sum, part) => sum + part.queueMaxBytes, 0) };
+  }
+
+  async #register(spec: HandlerSpec, peer: string, terms: RegistrationTerms, onCounted: () => void): Promise<Handler> {
     const { table, armedEvents, kernelLoss, tally, log } = this.#parts;
     // Losses up to now are not this handler's to hear of.
     kernelLoss.poll(this.handlers);
-    const handler = await openHandler(this.#parts, spec, peer, {
+    const handler = await openHandler(this.#parts, spec, peer, terms, {
       onOverflow: () => void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED"),
       // One stream's fault is not the others'.
       onFault: (error) => this.#streamGone(handler, "stream failed", { error: error.message }),
@@ -141,6 +159,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
       throw stoppingError();
     }
     this.#bySlot.set(handler.handle.slot, handler);
+    onCounted();
     this.#byName.set(spec.name, handler);
     table.activate(handler.handle);
     this.#startLease(handler);
@@ -158,7 +177,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
 
   /** Connects a stream; the caller reports its end through `streamBroken`. */
   subscribe(id: number, stream: DeliveryStream): Handler {
-    const handler = this.#find(id);
+    const handler = this.find(id);
     if (handler.removal !== null) {
       throw new BrokerError("FAILED_PRECONDITION", `handler_id: ${id} is being removed: register again.`);
     }
@@ -210,7 +229,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
 
   /** Final when it resolves. DEADLINE_EXCEEDED leaves the handler DRAINING; a retry finishes it. */
   async deregister(id: number, timeoutMs: number, discard: boolean): Promise<RemovalResult> {
-    const handler = this.#find(id);
+    const handler = this.find(id);
     const removal = this.#remove(handler, "DEREGISTERED", discard ? "DISCARDED" : null);
     const asked = timeoutMs === 0 ? this.#parts.limits.deregisterTimeoutDefaultMs : timeoutMs;
     const limit = Math.min(asked, TIMER_MS_MAX);
@@ -250,7 +269,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.emit("stopped");
   }
 
-  #find(id: number): Handler {
+  /** Throws BrokerError NOT_FOUND. */
+  find(id: number): Handler {
     const handler = this.#bySlot.get(slotOfId(id));
     if (handler === undefined || handler.handle.generation !== generationOfId(id)) {
       throw new BrokerError(
@@ -302,7 +322,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
     await armedEvents.release(handler.armed, handler.users).catch((error: Error) => {
       this.#parts.log("events of a handler could not be released", { handler: handler.id, error: error.message });
     });
-    if (handler.spec.tasks !== null) await this.#parts.taskTracking.release(handler.spec.tasks);
+    const tasks = taskShape(handler);
+    if (tasks !== null) await this.#parts.taskTracking.release(tasks);
     const books = await handler.delivery.finish(reason, discard);
     audit.checkHandler(handler.id, handler.spec.name, books);
     await host.tellAll({ kind: "detach", slot: handler.handle.slot, generation: handler.handle.generation });

@@ -7,6 +7,7 @@ import { PmuError } from "../../pmu/errors.js";
 import { TASKS_BIT } from "../../pmu/record.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
+import type { Visibility } from "../auth/rights.js";
 import type { DaemonLimits } from "../config/config.js";
 import { HandlerDelivery } from "../delivery/delivery.js";
 import type { DeliveryOptions } from "../delivery/delivery-options.js";
@@ -18,12 +19,12 @@ import { COLUMN } from "../dispatch/columns.js";
 import { filterBytes } from "../dispatch/filter.js";
 import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
-import { snapshotMessages } from "../tasks/snapshot-messages.js";
+import { mayBeTold, snapshotMessages } from "../tasks/snapshot-messages.js";
 import { TaskFilter, type TaskSpec } from "../tasks/task-filter.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
 import { BrokerError } from "./errors.js";
-import type { Handler } from "./handler.js";
+import type { Handler, RegistrationTerms } from "./handler.js";
 import { wireCount, wirePlaces } from "./messages.js";
 import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
@@ -62,6 +63,7 @@ export async function openHandler(
   parts: OpeningParts,
   spec: HandlerSpec,
   peer: string,
+  terms: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
   allocate = allocateOutbox,
 ): Promise<Handler> {
@@ -98,8 +100,9 @@ export async function openHandler(
       ? refusal(error.cause, `events[${spec.requestIndexes[error.index]}]`)
       : error.cause;
   }
+  const tasks = taskShape({ spec, visibility: terms.visibility });
   try {
-    if (spec.tasks !== null) await parts.taskTracking.acquire(spec.tasks);
+    if (tasks !== null) await parts.taskTracking.acquire(tasks);
   } catch (error) {
     const failed = (cause: Error): void => parts.log("a registration could not be undone", { error: cause.message });
     await armedEvents.release(armed, users).catch(failed);
@@ -108,11 +111,11 @@ export async function openHandler(
     throw error instanceof PmuError ? refusal(error, "tasks") : error;
   }
   try {
-    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
+    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, terms, reports);
     await attach(parts, handler, outbox);
     return handler;
   } catch (error) {
-    await closeHandler(parts, { handle, spec, armed, users, chargedBytes: outbox.bytes });
+    await closeHandler(parts, { handle, spec, armed, users, visibility: terms.visibility, chargedBytes: outbox.bytes });
     throw error;
   }
 }
@@ -120,11 +123,13 @@ export async function openHandler(
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
 export async function closeHandler(
   { table, host, armedEvents, taskTracking, outboxMemory, log }: OpeningParts,
-  { handle, spec, armed, users, chargedBytes }: Pick<Handler, "handle" | "spec" | "armed" | "users" | "chargedBytes">,
+  handler: Pick<Handler, "handle" | "spec" | "armed" | "users" | "visibility" | "chargedBytes">,
 ): Promise<void> {
+  const { handle, armed, users, chargedBytes } = handler;
+  const tasks = taskShape(handler);
   const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
   await armedEvents.release(armed, users).catch(failed);
-  if (spec.tasks !== null) await taskTracking.release(spec.tasks).catch(failed);
+  if (tasks !== null) await taskTracking.release(tasks).catch(failed);
   await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
   table.abandon(handle);
   outboxMemory.give(chargedBytes);
@@ -163,6 +168,7 @@ function createHandler(
   armed: readonly ArmedEvent[],
   outbox: Outbox,
   peer: string,
+  { principal, registrant, visibility }: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
 ): Handler {
   return {
@@ -170,6 +176,9 @@ function createHandler(
     handle,
     spec,
     peer,
+    principal,
+    registrant,
+    visibility,
     registeredAt: Date.now() / 1000,
     users,
     places: wirePlaces(spec.events),
@@ -192,7 +201,7 @@ function createHandler(
         parts.auxBytes.delivered += delivered;
         parts.auxBytes.lost += lost;
       },
-      snapshot: snapshotOf(parts, spec),
+      snapshot: snapshotOf(parts, spec, visibility),
       onTasksLost: (records) => {
         parts.taskTracking.lost += records;
       },
@@ -204,19 +213,28 @@ function createHandler(
   };
 }
 
-function snapshotOf({ source, log }: OpeningParts, spec: HandlerSpec): DeliveryOptions["snapshot"] {
-  const tasks = taskSpec(spec);
+/** What must be told for the handler: what it asks for, or what its samples' owners are known by. */
+export function taskShape({ spec, visibility }: Pick<Handler, "spec" | "visibility">): HandlerSpec["tasks"] {
+  return spec.tasks ?? (visibility.owner === null ? null : { contextSwitches: false });
+}
+
+function snapshotOf(
+  { source, log }: OpeningParts,
+  spec: HandlerSpec,
+  visibility: Visibility,
+): DeliveryOptions["snapshot"] {
+  const tasks = taskSpec(spec, visibility);
   if (tasks === null) return null;
   const filter = new TaskFilter(tasks);
   return () =>
-    snapshotMessages(source.taskSnapshot(), filter, (error) =>
+    snapshotMessages(source.taskSnapshot(mayBeTold(filter)), filter, (error) =>
       log("task snapshot cut short", { name: spec.name, error: error.message }),
     );
 }
 
 /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
 async function attach({ table, host, limits }: OpeningParts, handler: Handler, outbox: Outbox): Promise<void> {
-  const { handle, spec, armed, registeredAt } = handler;
+  const { handle, spec, armed, registeredAt, visibility } = handler;
   table.describe(handle, {
     name: spec.name,
     events: spec.events.map((event) => event.name).join(","),
@@ -240,9 +258,9 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
         // Members do not sample: what they counted comes with their leader's samples.
         ...spec.events[i].members.map(() => ({ armed: NOT_ARMED, frequencyHz: 0, period: 0 })),
       ]),
-      filter: spec.filter,
-      columns: columnsOf(spec),
-      tasks: taskSpec(spec),
+      filter: { ...spec.filter, owner: visibility.owner },
+      columns: columnsOf(spec) | (visibility.kernelAddresses ? 0 : COLUMN.REDACTED),
+      tasks: taskSpec(spec, visibility),
       aux: spec.fields.aux,
       flushIntervalMs: handler.delivery.flushIntervalMs,
       flushIsDaemons: isAdapting(spec, limits),
@@ -260,8 +278,9 @@ function flushRule({ limits, flushPacer }: OpeningParts, spec: HandlerSpec, slot
   return new FixedFlush(spec.flushIntervalMs ?? limits.flushIntervalDefaultMs);
 }
 
-function taskSpec({ tasks, filter }: HandlerSpec): TaskSpec | null {
-  return tasks === null ? null : { contextSwitches: tasks.contextSwitches, pids: filter.pids };
+function taskSpec({ tasks, filter }: HandlerSpec, { owner, kernelAddresses }: Visibility): TaskSpec | null {
+  if (tasks === null) return null;
+  return { contextSwitches: tasks.contextSwitches, pids: filter.pids, owner, redacted: !kernelAddresses };
 }
 
 function columnsOf({ fields, tasks }: HandlerSpec): number {

@@ -198,8 +198,8 @@ class PerfSource implements Source {
     return opened;
   }
 
-  taskSnapshot(): TaskSnapshot {
-    return procSnapshot();
+  taskSnapshot(wanted?: (pid: number) => boolean): TaskSnapshot {
+    return procSnapshot(wanted);
   }
 
   begin(): void {}
