@@ -6,6 +6,9 @@ import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
 import { AtomicWords } from "../registry/words.js";
+import { Authority } from "./auth/authority.js";
+import { peerOf } from "./auth/peer.js";
+import { revokeHandlers } from "./auth/revoke.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { BooksAudit } from "./broker/audit.js";
 import { Broker } from "./broker/broker.js";
@@ -283,7 +286,17 @@ async function start(
     config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
   if (metrics !== null) undo.push(() => metrics.close());
   const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
+  const onFault = (error: Error): void => log.error({ err: error }, "internal error");
+  const authority: Authority = new Authority({
+    path: config.policy,
+    insecure: config.insecure,
+    audit: (record) => log.warn(record, "request denied"),
+    peerOf,
+    onChange: () => void revokeHandlers(broker, authority).catch(onFault),
+  });
+  live.onReload(authority);
   const implementation = brokerImplementation({
+    authority,
     broker,
     source,
     snapshot,
@@ -295,12 +308,14 @@ async function start(
       onFallback: (problem) =>
         log.warn({ problem }, "grpc-js is not as expected: samples are sent through it, which is slower"),
     }),
-    onFault: (error) => log.error({ err: error }, "internal error"),
+    onFault,
   });
   const server = await startGrpcServer({
     ...config,
     passed: passedSockets(log),
     implementation,
+    mayReflect: (call, rpc) => authority.identify(call, rpc).requireRule(),
+    onFault,
     messageMaxBytes: config.limits.messageMaxBytes,
     limits: config.connectionLimits,
     now,

@@ -9,6 +9,7 @@ import { connect, type GetStatusResponse } from "../../clients/typescript/index.
 import { BOUNDED } from "../support/bound.js";
 import { DAEMON_MAIN, DaemonError, type RunningDaemon, startDaemon } from "../support/daemon.js";
 import { connectTo } from "../support/live.js";
+import { EVERYBODY, policyFile } from "../support/policy.js";
 import { hasCommand, startNmictl, startProcess } from "../support/process.js";
 import { checkEnd, deregisterAndCheck, subscribeNew } from "../support/stream-reader.js";
 
@@ -35,7 +36,9 @@ async function refusedToStart(t: TestContext, args: readonly string[], message: 
 
 test("a second daemon in the first one's place says so and leaves it alone", BOUNDED, async (t) => {
   const { dir, socket, args } = makeRuntimeDir(t);
-  const first = await startDaemon(t, { args: [...SYNTHETIC, ...args, "--listen", "127.0.0.1:0"] });
+  const first = await startDaemon(t, {
+    args: [...SYNTHETIC, ...args, "--listen", "127.0.0.1:0", ...policyFile(t, EVERYBODY).args],
+  });
   const tcp = first.addresses[1];
   const client = connectTo(t, first);
   const reader = await subscribeNew(client, { name: "undisturbed", events: [] });

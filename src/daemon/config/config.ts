@@ -65,6 +65,8 @@ export interface DaemonConfig {
   readonly insecure: boolean;
   /** null: no metrics are served. */
   readonly metrics: TcpAddress | null;
+  /** Absolute path of the file that says who may do what; null: the default policy. */
+  readonly policy: string | null;
   /** Absolute. */
   readonly runtimeDir: string;
   /** A replay's file is absolute. */

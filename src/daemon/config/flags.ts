@@ -13,6 +13,7 @@ const KEY_BY_OPTION = new Map<string, Key>([
   ["socketMode", "socket_mode"],
   ["socketGroup", "socket_group"],
   ["metrics", "metrics"],
+  ["policy", "policy"],
   ["runtimeDir", "runtime_dir"],
   ["source", "source"],
   ["dispatchers", "dispatchers"],
@@ -47,6 +48,7 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
       "group of Unix sockets (default: auto, which is nmid where there is such a group)",
     )
     .option("--metrics <address>", `HOST:PORT for Prometheus, or off (default: ${defaults.get("metrics")})`)
+    .option("--policy <file>", "who may do what, a YAML file, or default (default: default)")
     .option("--runtime-dir <dir>", `where the handler table lives, on tmpfs (default: ${defaults.get("runtime_dir")})`)
     .option("--source <source>", `${SOURCE_SYNTAX} (default: ${defaults.get("source")})`)
     .option("--dispatchers <n>", `threads that drain rings (default: ${RANGES.dispatchers.default})`)

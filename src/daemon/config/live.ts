@@ -12,6 +12,7 @@ import { KEYS, type Key } from "./schema.js";
 export const RELOADABLE: ReadonlySet<Key> = new Set([
   "log_level",
   "overload",
+  "policy",
   "limits.queue_max_bytes",
   "limits.queue_default_bytes",
   "limits.flush_interval_max_ms",

@@ -18,6 +18,7 @@ describe("defaults", () => {
       tls: null,
       insecure: false,
       metrics: { host: "127.0.0.1", port: 9810 },
+      policy: null,
       runtimeDir: "/run/nmid",
       source: { kind: "auto" },
       dispatchers: 1,

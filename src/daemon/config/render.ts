@@ -22,6 +22,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("tls.client_ca", config.tls?.clientCa ?? "off");
   put("insecure", config.insecure);
   put("metrics", config.metrics === null ? "off" : formatTcpAddress(config.metrics));
+  put("policy", config.policy ?? "default");
   put("runtime_dir", config.runtimeDir);
   put("source", formatSource(config.source));
   put("dispatchers", config.dispatchers);

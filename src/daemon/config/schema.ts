@@ -25,6 +25,15 @@ function parseMetrics(text: string): Parsed<TcpAddress | null> {
   return text === "off" ? { ok: true, value: null } : parseTcpAddress(text);
 }
 
+const DEFAULT_POLICY = "default";
+
+function parsePolicyPath(text: string): Parsed<string | null> {
+  if (text === DEFAULT_POLICY) return { ok: true, value: null };
+  return text === "" || text.includes("\0")
+    ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a policy file, or default" }
+    : { ok: true, value: text };
+}
+
 function parseRuntimeDir(text: string): Parsed<string> {
   return text === "" || text.includes("\0")
     ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a directory" }
@@ -95,6 +104,7 @@ export const settingsSchema = z.object({
     z.boolean({ error: ({ input }) => `${show(input)} is neither true nor false` }),
   ),
   metrics: parsed(parseMetrics),
+  policy: parsed(parsePolicyPath),
   runtime_dir: parsed(parseRuntimeDir),
   source: parsed(parseSource),
   // In a file a single CPU is a number.
@@ -150,6 +160,8 @@ export function remedyFor(key: Key): string {
       return "give true or false";
     case "metrics":
       return "give HOST:PORT or off";
+    case "policy":
+      return "give a policy file, or default";
     case "runtime_dir":
       return "give a directory";
     case "source":

@@ -32,6 +32,10 @@ export function startTestServer(
     tls: null,
     insecure: false,
     implementation,
+    mayReflect: () => {},
+    onFault: (error) => {
+      throw error;
+    },
     messageMaxBytes: 2 ** 20,
     limits: TEST_LIMITS,
     now: monotonicClock(),

@@ -10,6 +10,7 @@ import type { ConnectionLimits, TlsFiles } from "../config/config.js";
 import { http2ServerBelow } from "./below-server.js";
 import { serializeEncoded } from "./call-stream.js";
 import { type ConnectionCounts, Connections } from "./connections.js";
+import { guardedServer, type MayCall } from "./guard.js";
 import {
   ListenError,
   type Listener,
@@ -37,6 +38,9 @@ export interface GrpcServerOptions {
   readonly tls: TlsFiles | null;
   readonly insecure: boolean;
   readonly implementation: UntypedServiceImplementation;
+  /** Who may ask what there is to call. */
+  readonly mayReflect: MayCall;
+  readonly onFault: (error: Error) => void;
   readonly messageMaxBytes: number;
   readonly limits: ConnectionLimits;
   readonly now: NsClock;
@@ -118,7 +122,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   };
 }
 
-function grpcServer({ messageMaxBytes, limits, implementation }: GrpcServerOptions) {
+function grpcServer({ messageMaxBytes, limits, implementation, mayReflect, onFault }: GrpcServerOptions) {
   const server = new Server({
     "grpc.max_receive_message_length": messageMaxBytes,
     "grpc.max_concurrent_streams": limits.streamsPerConnectionMax,
@@ -130,7 +134,9 @@ function grpcServer({ messageMaxBytes, limits, implementation }: GrpcServerOptio
   server.addService(definition, implementation);
   const health = new HealthImplementation({ "": "SERVING", [SERVICE_NAME]: "SERVING" });
   health.addToServer(server);
-  new ReflectionService({ ...packageDefinition, ...loadSync(healthProtoPath, { keepCase: true }) }).addToServer(server);
+  // Health is for whoever may connect: probes have no rights, and learn one word. What there is to call is not.
+  const reflection = new ReflectionService({ ...packageDefinition, ...loadSync(healthProtoPath, { keepCase: true }) });
+  reflection.addToServer(guardedServer(server, mayReflect, onFault));
   return { server, health };
 }
 
