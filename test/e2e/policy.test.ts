@@ -128,7 +128,8 @@ test("a user is shown samples of its own processes, without kernel addresses", O
 });
 
 test("a process that was the user's is not shown once it has become root's, nor while it was", OPTIONS, async (t) => {
-  const daemon = await start(t);
+  // Two dispatchers: what is told on one CPU concerns samples that the other one drains.
+  const daemon = await start(t, ["--dispatchers", "2"]);
   if (daemon === null) return;
   const program = setuidCopy(t);
   const user = new UserClient(t, daemon.address, USER);

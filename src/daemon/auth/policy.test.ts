@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { describe, it } from "node:test";
 import fc from "fast-check";
 import type { Peer } from "./peer.js";
@@ -43,6 +44,15 @@ describe("the default policy", () => {
   it("lets nobody else in", () => {
     assert.equal(rights(tls("anyone")), undefined);
     assert.equal(rights(tcp), undefined);
+  });
+
+  it("is what the example file says", () => {
+    const text = readFileSync(new URL("../../../../systemd/policy.yaml", import.meta.url), "utf8");
+    const rules = parsePolicy(text, "policy.yaml", {
+      uid: (name) => (name === "root" ? 0 : 500),
+      gid: (name) => (name === "nmid" ? 900 : null),
+    });
+    assert.deepEqual(rules, policy.rules);
   });
 
   it("knows no operators where there is no group nmid", () => {
