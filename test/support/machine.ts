@@ -14,7 +14,12 @@ import { REPOSITORY } from "./daemon.js";
 import { hasCommand } from "./process.js";
 
 const TREE = path.join(REPOSITORY, ".setup", "systemd-root");
-const COMMANDS = ["systemd-nspawn", "unshare", "nsenter", "script", "mount"];
+const COMMANDS = ["systemd-nspawn", "setpriv", "unshare", "nsenter", "script", "mount", "ps"];
+/** Should this process be killed, the machine dies with it: a signal to unshare, and by that to a whole pid namespace. */
+const BOUND = [
+  ...["setpriv", "--pdeathsig=KILL"],
+  ...["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"],
+];
 const OUTPUT_BYTES_MAX = 1 << 24;
 
 /** The overlay is in a mount namespace of its own, and is gone with it; script gives systemd-nspawn its terminal. */
@@ -74,7 +79,7 @@ export async function startMachine(t: TestContext): Promise<Machine | null> {
     NAME: path.basename(home),
     NODE: fs.realpathSync(process.execPath),
   };
-  const console = spawn("unshare", ["--mount", "--propagation", "private", "sh", "-c", BOOT], {
+  const console = spawn(BOUND[0], [...BOUND.slice(1), "sh", "-c", BOOT], {
     env,
     stdio: ["ignore", "ignore", "pipe"],
   });
