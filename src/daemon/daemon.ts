@@ -32,7 +32,7 @@ import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
 import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
-import { startGrpcServer } from "./grpc/server.js";
+import { NO_CONNECTIONS, startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
@@ -40,6 +40,7 @@ import { startMetricsServer } from "./observe/http.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
+import type { ConnectionsSnapshot } from "./observe/snapshot.js";
 import { RuntimeDir } from "./runtime-dir.js";
 
 /** Streams get this long to take what is left and their end, when the daemon stops. */
@@ -258,6 +259,7 @@ async function start(
   const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
 
+  let connections = (): ConnectionsSnapshot => NO_CONNECTIONS;
   const parts: CollectParts = {
     version,
     source,
@@ -277,6 +279,7 @@ async function start(
     dispatchToStream,
     sampleToStream,
     budgets,
+    connections: () => connections(),
     startedNs,
     now,
   };
@@ -322,6 +325,7 @@ async function start(
     log: (level, fields, message) => log[level](fields, message),
   });
   addresses.listen = server.addresses;
+  connections = () => server.stats();
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
 

@@ -7,6 +7,7 @@ import {
   type GetStatusResponse,
   type RegisterRequest,
   RpcError,
+  type TlsOptions,
 } from "../../typescript/index.js";
 import { Random } from "./random.js";
 import { Removals } from "./removals.js";
@@ -15,6 +16,7 @@ import { CALL_MS_MAX, Subject } from "./subject.js";
 
 export interface RunOptions {
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly seconds: number;
   /** At a time, beside the one that gets everything. */
   readonly handlers: number;
@@ -58,7 +60,7 @@ const QUIET_POLL_MS = 20;
 const REFUSED_PAUSE_MS = 200;
 
 export async function run(options: RunOptions): Promise<Run> {
-  using client = connect(options.address, { timeoutMs: CALL_MS_MAX });
+  using client = connect(options.address, { timeoutMs: CALL_MS_MAX, tls: options.tls });
   const before = await client.getStatus();
   using removals = await Removals.watch(client, NAME_PREFIX);
   return await new Runner(client, removals, options, before).run();
@@ -159,6 +161,7 @@ class Runner {
     const name = `${NAME_PREFIX}${this.#names++} ${role}`;
     const registered = await Subject.register({
       address: this.#options.address,
+      tls: this.#options.tls,
       removals: this.#removals,
       role,
       request: { ...request, name },

@@ -111,6 +111,16 @@ export interface MemorySnapshot {
   readonly streams: MemoryPart;
 }
 
+export interface ConnectionsSnapshot {
+  readonly open: Readonly<Record<"unix" | "tls" | "tcp", number>>;
+  /** Since the daemon's start. */
+  readonly accepted: number;
+  /** By reason, all reasons of the closed list, zeroes included. */
+  readonly refused: readonly { readonly reason: string; readonly count: number }[];
+  /** Seconds since the epoch; null without TLS. */
+  readonly certificateExpiresAt: number | null;
+}
+
 export interface Snapshot {
   readonly version: string;
   readonly source: {
@@ -170,6 +180,7 @@ export interface Snapshot {
   /** From a sample's own time to the write on the gRPC stream. Empty where the source's clock is not this machine's. */
   readonly sampleToStream: HistogramSnapshot;
   readonly memory: MemorySnapshot;
+  readonly connections: ConnectionsSnapshot;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }
