@@ -194,10 +194,9 @@ export function openDispatcher(
   const clock = { nowNs: 1e9 };
   const arena = new SharedArrayBuffer(arenaBytes(segmentBytes));
   const segments = new SegmentReader(arena);
-  const start = (): Dispatcher =>
-    new Dispatcher({
+  const start = (): Dispatcher => {
+    const started = new Dispatcher({
       index: 0,
-      rings,
       walker: table.walker(),
       counters: table.counters,
       stats,
@@ -208,6 +207,9 @@ export function openDispatcher(
       capacity,
       aux,
     });
+    for (const [index, ring] of rings.entries()) started.addRing(index, ring);
+    return started;
+  };
   const attached: AttachSpec[] = [];
   const readers: OutboxReader[] = [];
   let dispatcher = start();

@@ -17,7 +17,7 @@ export interface HostOptions {
   readonly tableAddress: bigint;
   readonly tableBytes: number;
   readonly capacity: number;
-  /** Those of each dispatcher; it may have none. */
+  /** Those that each dispatcher starts with; it may have none. */
   readonly rings: readonly (readonly RingDescriptor[])[];
   /** The CPUs that each dispatcher's thread is pinned to; null: none is pinned. */
   readonly pinning: readonly (readonly number[])[] | null;
@@ -49,6 +49,7 @@ class Ledger {
   readonly #aux = new Map<bigint, Control>();
   /** Of task records. */
   readonly #tasks: RecordFormat[] = [];
+  readonly #rings = new Map<number, Control>();
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
 
   note(control: Control): void {
@@ -66,16 +67,23 @@ class Ledger {
         this.#flushInterval = control;
         break;
       case "add formats":
-        for (const format of control.formats) this.#formats.push({ event: control.event, format });
+        for (const format of control.formats.flatMap(byId)) this.#formats.push({ event: control.event, format });
         break;
       case "remove formats":
-        for (const format of control.formats) this.#removeFormat(format);
+        for (const format of control.formats.flatMap(byId)) this.#removeFormat(format);
+        break;
+      case "add ring":
+        this.#rings.set(control.index, control);
+        break;
+      case "remove ring":
+        this.#rings.delete(control.index);
         break;
       case "add tasks":
-        this.#tasks.push(...control.formats);
+        this.#tasks.push(...control.formats.flatMap(byId));
         break;
       case "remove tasks":
-        for (const { ids } of control.formats) removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
+        for (const { ids } of control.formats.flatMap(byId))
+          removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
         break;
       case "add aux":
         for (const ring of control.rings) this.#aux.set(ring.address, { ...control, rings: [ring] });
@@ -90,14 +98,19 @@ class Ledger {
     }
   }
 
-  /** Paces before handlers, whose own follow from them; then the interval that is in force for these. */
+  /**
+   * Rings by the same indexes, which tell a successor whose batch it goes on with. Paces before handlers, whose own follow
+   * from them; then the interval that is in force for these.
+   */
   controls(): Control[] {
     const formats = this.#formats.map(
       ({ event, format }): Control => ({ kind: "add formats", event, formats: [format] }),
     );
+    const rings = this.#rings.values();
     const flushInterval = this.#flushInterval === null ? [] : [this.#flushInterval];
     const tasks = this.#tasks.map((format): Control => ({ kind: "add tasks", formats: [format] }));
     return [
+      ...rings,
       ...this.#paces.values(),
       ...formats,
       ...tasks,
@@ -107,7 +120,7 @@ class Ledger {
     ];
   }
 
-  /** One opening of the event: a recording hands out the same ids for each. */
+  /** Of one opening of the event: a recording hands out the same ids for each. */
   #removeFormat({ ids }: RecordFormat): void {
     removeFirst(this.#formats, ({ format }) => sameIds(format.ids, ids));
   }
@@ -122,8 +135,16 @@ function removeFirst<T>(list: T[], is: (item: T) => boolean): void {
   if (at >= 0) list.splice(at, 1);
 }
 
+/** Each id apart: a CPU that goes takes its own ids along, not its event's others. */
+function byId(format: RecordFormat): RecordFormat[] {
+  return format.ids.length < 2 ? [format] : format.ids.map((id) => ({ ...format, ids: [id] }));
+}
+
 class DispatcherThread {
-  readonly cpus: readonly number[];
+  /** By their index; null where one has been removed. */
+  readonly #rings: (RingDescriptor | null)[] = [];
+  /** The index that a CPU's ring had last: it gets it back, and with it what is carried of it. */
+  readonly #indexOf = new Map<number, number>();
   readonly segments: SegmentReader;
   readonly stats: DispatcherStats;
   readonly dirty: Int32Array;
@@ -145,8 +166,7 @@ class DispatcherThread {
   #stopping = false;
 
   constructor(index: number, options: HostOptions) {
-    const rings = options.rings[index];
-    this.cpus = rings.map((ring) => ring.cpu);
+    for (const ring of options.rings[index]) this.#ledger.note(this.#place(ring));
     const bytes = arenaBytes(options.segmentBytes / options.rings.length);
     const arena = { address: mapAnonymous(bytes), bytes };
     this.segments = new SegmentReader(viewMemory(arena.address, bytes));
@@ -159,7 +179,6 @@ class DispatcherThread {
       tableBytes: options.tableBytes,
       capacity: options.capacity,
       dispatchers: options.rings.length,
-      rings,
       pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
       arena,
@@ -172,6 +191,11 @@ class DispatcherThread {
     // Whoever starts the daemon sees it; a stop before that is no reason to end the process.
     this.started.catch(() => {});
     this.#worker = this.#start(null);
+  }
+
+  /** Whose rings it drains. */
+  get cpus(): readonly number[] {
+    return this.#rings.flatMap((ring) => (ring === null ? [] : [ring.cpu]));
   }
 
   /** The CPUs its thread was pinned to when it started; empty when it is not pinned. */
@@ -255,6 +279,32 @@ class DispatcherThread {
     });
   }
 
+  #place(ring: RingDescriptor): Control {
+    const isFree = (index: number): boolean => (this.#rings[index] ?? null) === null;
+    let index = this.#indexOf.get(ring.cpu) ?? -1;
+    if (index < 0 || !isFree(index)) {
+      // An index that nobody had leaves what another CPU carries where it is, for when that one comes back.
+      const free = this.#rings.findIndex((_, i) => isFree(i) && ![...this.#indexOf.values()].includes(i));
+      index = free < 0 ? this.#rings.length : free;
+    }
+    this.#rings[index] = ring;
+    this.#indexOf.set(ring.cpu, index);
+    return { kind: "add ring", index, ring };
+  }
+
+  /** Resolves when the dispatcher drains it with its others. */
+  addRing(ring: RingDescriptor): Promise<void> {
+    return this.tell(this.#place(ring));
+  }
+
+  /** Resolves when what the CPU's ring held is dispatched and nobody looks at its memory any more. */
+  async removeRing(cpu: number): Promise<void> {
+    const index = this.#rings.findIndex((ring) => ring?.cpu === cpu);
+    if (index < 0) return;
+    await this.tell({ kind: "remove ring", index });
+    this.#rings[index] = null;
+  }
+
   async stop(): Promise<void> {
     this.#stopping = true;
     await Promise.race([this.tell({ kind: "stop" }), this.#exited]);
@@ -276,6 +326,16 @@ export class DispatcherHost {
   /** Resolves when every dispatcher runs, where it should. Rejects with PinningError, or when one dies again and again. */
   async started(): Promise<void> {
     await Promise.all(this.threads.map((thread) => thread.started));
+  }
+
+  /** Gives the ring of a CPU that has come to a dispatcher. */
+  addRing(dispatcher: number, ring: RingDescriptor): Promise<void> {
+    return this.threads[dispatcher].addRing(ring);
+  }
+
+  /** Takes the ring of a CPU that has gone from the dispatcher that has it. */
+  async removeRing(cpu: number): Promise<void> {
+    await Promise.all(this.threads.map((thread) => thread.removeRing(cpu)));
   }
 
   /** Tells every dispatcher; resolves when all have done it. */

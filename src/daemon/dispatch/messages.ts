@@ -55,6 +55,10 @@ export type Control =
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
   /** Of all handlers that leave it to the daemon. */
   | { readonly kind: "flush interval"; readonly intervalMs: number }
+  /** Another ring to drain, by the index that no other has now; known before what is to write into it is enabled. */
+  | { readonly kind: "add ring"; readonly index: number; readonly ring: RingDescriptor }
+  /** Whatever the rings hold is drained first. Once answered, no one looks at the ring's memory. */
+  | { readonly kind: "remove ring"; readonly index: number }
   /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
   | { readonly kind: "drain" }
   /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */
@@ -79,7 +83,6 @@ export interface DispatcherSetup {
   readonly tableBytes: number;
   readonly capacity: number;
   readonly dispatchers: number;
-  readonly rings: readonly RingDescriptor[];
   /** The CPUs to run on; null: any. */
   readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;
@@ -87,7 +90,7 @@ export interface DispatcherSetup {
   readonly arena: { readonly address: bigint; readonly bytes: number };
   /** Of a SharedMemory. */
   readonly shared: SharedArrayBuffer;
-  /** What the dispatchers had been told when this one was started: its state is made of it. */
+  /** Its rings, and what the dispatchers had been told when this one was started: its state is made of it. */
   readonly initial: readonly Control[];
   /** Slots that its predecessor died in; null when it has none. */
   readonly abandoned: readonly number[] | null;
