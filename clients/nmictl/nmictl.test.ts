@@ -327,7 +327,17 @@ test("status, events, handlers, watch and deregister", async () => {
           { name: "cpu-clock", frequencyHz: 997, timeEnabledSeconds: 2, timeRunningSeconds: 1 },
           { name: "cycles", frequencyHz: 997, loweredFrequencyHz: 499 },
           { name: "faults", period: 10, loweredPeriod: 20 },
+          { name: "clock", frequencyHz: 9, loweredFrequencyHz: 8, loweredByKernel: true, refused: "paranoid is 4" },
         ],
+        cpus: {
+          watched: [0, 1, 5],
+          changes: [
+            { cpu: 7, kind: "GONE", at: 1000.5, watchedUntil: 1000 },
+            { cpu: 5, kind: "BACK", at: 2001, watchedUntil: 2000 },
+          ],
+          changesTotal: 9,
+        },
+        kernelSettings: { perfEventParanoid: -1, paranoidKnown: true, perfEventMaxSampleRate: 50_000 },
         overload: { overloaded: true, sinceSeconds: 2.5, kernelLost: 7, reason: "why", episodes: 3 },
       }),
     ListEvents: (...[, done]: Unary) => done(null, { events, pmus: [{ name: "cpu", type: 4 }] }),
@@ -343,6 +353,13 @@ test("status, events, handlers, watch and deregister", async () => {
   assert.match(statusText, /^cpu-clock at 997 Hz .* 50 %$/m);
   assert.match(statusText, /^cycles at 997 Hz, LOWERED: at 499 Hz +0/m);
   assert.match(statusText, /^faults each 10, LOWERED: each 20 +0/m);
+  assert.match(statusText, /^clock at 9 Hz, LOWERED BY THE KERNEL: at 8 Hz +0/m);
+  assert.match(statusText, /^refused now: +clock, which goes on all the same: paranoid is 4$/m);
+  assert.match(statusText, /^kernel: +perf_event_paranoid -1, perf_event_max_sample_rate 50000$/m);
+  assert.match(
+    statusText,
+    /^CPUs: +0-1,5, 9 changes since the start; CPU 7 went 1970-01-01T00:16:40\.500Z; CPU 5 went and came back 1970-01-01T00:33:21\.000Z, not sampled since 1970-01-01T00:33:20\.000Z$/m,
+  );
   assert.match(statusText, /^overload: +OVERLOADED for 2\.5 s, 7 samples lost by the kernel: why$/m);
   assert.match(statusText, /^0 +0-2,8-10 +3-4 .* 97 % +100 %$/m);
   assert.match(statusText, /^0 +0-2,8-10 +3-4 +0 /m);

@@ -1,5 +1,7 @@
+import type { CpusStatus, KernelSettings } from "./machine-messages.js";
 import type { AuxData, Tasks } from "./task-messages.js";
 
+export type * from "./machine-messages.js";
 export type * from "./task-messages.js";
 
 /**
@@ -341,9 +343,13 @@ export interface ArmedEvent {
   readonly unthrottled: number;
   readonly timeEnabledSeconds: number;
   readonly timeRunningSeconds: number;
-  /** In force while the rate is lowered because of an overload; 0 when it is not. */
+  /** In force while the rate is lowered, because of an overload or by the kernel's maximum; 0 when it is not. */
   readonly loweredFrequencyHz: number;
   readonly loweredPeriod: number;
+  /** Lowered because kernel.perf_event_max_sample_rate is below what was asked for. */
+  readonly loweredByKernel: boolean;
+  /** Why the kernel would refuse it if it were opened now; empty when it would not. It goes on all the same. */
+  readonly refused: string;
   /** Samples made, as whoever makes them counts them; means nothing unless `producedKnown`. */
   readonly produced: number;
   readonly producedKnown: boolean;
@@ -387,6 +393,10 @@ export interface GetStatusResponse {
   readonly unbalanced: number;
   /** null from a daemon that is older than this. */
   readonly overload: Overload | null;
+  /** null from a daemon that is older than this. */
+  readonly cpus: CpusStatus | null;
+  /** null where no kernel is asked. */
+  readonly kernelSettings: KernelSettings | null;
   readonly memory: {
     readonly segments: MemoryPart;
     readonly outboxes: MemoryPart;

@@ -9,8 +9,11 @@ import { AtomicWords } from "../registry/words.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { BooksAudit } from "./broker/audit.js";
 import { Broker } from "./broker/broker.js";
+import { CpuWatch } from "./broker/cpu-watch.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
+import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
+import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
 import { chooseSource } from "./choose-source.js";
@@ -160,6 +163,7 @@ async function start(
         taskTracking.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
         void overload.look();
+        void machine.look();
       }, HOUSEKEEPING_MS);
     },
     onProblem,
@@ -201,6 +205,25 @@ async function start(
     log: (level, fields, message) => log[level](fields, message),
     onProblem,
   });
+  const cpuWatch = new CpuWatch({
+    source,
+    host,
+    armedEvents,
+    taskTracking,
+    topologyOf: (cpus) => readTopology(cpus, liveCpuTree),
+    wallClock: () => Date.now() / 1000,
+    log: (level, fields, message) => log[level](fields, message),
+  });
+  const settingsWatch = new SettingsWatch({
+    source,
+    armedEvents,
+    log: (level, fields, message) => log[level](fields, message),
+  });
+  const machine = new MachineWatch({
+    cpus: cpuWatch,
+    settings: settingsWatch,
+    onProblem: (error) => log.error({ err: error }, "a change of CPUs or settings could not be followed"),
+  });
   const slowDispatches = new SlowDispatchWatch(config.limits.slowDispatchUs, counters, now, (report) =>
     log.warn({ ...report, threshold_us: config.limits.slowDispatchUs }, "slow dispatch"),
   );
@@ -217,6 +240,7 @@ async function start(
     kernelLoss,
     auxBytes,
     taskTracking,
+    machine,
     limits: config.limits,
     tally,
     audit,
@@ -236,6 +260,7 @@ async function start(
   });
   undo.push(() => {
     if (housekeeping !== null) clearInterval(housekeeping);
+    return machine.stop();
   });
   const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
@@ -255,6 +280,8 @@ async function start(
     audit,
     slowDispatches,
     overload,
+    cpuWatch,
+    settingsWatch,
     removalWait,
     dispatchToStream,
     sampleToStream,

@@ -81,6 +81,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     kernelLoss: new KernelLossWatch(armedEvents),
     auxBytes: { delivered: 0, lost: 0 },
     taskTracking: new TaskTracking({ source, tellAll, lostRecords: () => 0, onProblem() {} }),
+    machine: { look: () => Promise.resolve() },
     limits: { ...LIMITS, ...limits },
     tally: new Tally(),
     audit: new BooksAudit((event, fields) => log.push({ event, fields })),

@@ -93,6 +93,35 @@ describe("Broker: a registration that fails", () => {
   });
 });
 
+describe("Broker: what has changed in the machine", () => {
+  it("is followed before a request is looked at, and a stop meanwhile refuses it", async () => {
+    const { broker, source, parts, request } = openBroker();
+    const story: string[] = [];
+    let looked = (): void => {};
+    parts.machine.look = () => {
+      story.push("look");
+      return new Promise((resolve) => {
+        looked = resolve;
+      });
+    };
+    const resolveEvent = source.resolve.bind(source);
+    source.resolve = (event) => {
+      story.push("resolve");
+      return resolveEvent(event);
+    };
+    const first = broker.register(request("first"), "");
+    assert.deepEqual(story, ["look"]);
+    looked();
+    await first;
+    assert.deepEqual(story, ["look", "resolve"]);
+    const late = broker.register(request("late"), "");
+    await broker.stop(0);
+    looked();
+    await assert.rejects(late, { code: "UNAVAILABLE" });
+    assert.deepEqual(broker.handlers, []);
+  });
+});
+
 describe("Broker: how long samples wait", () => {
   it("grows with the streams of handlers that leave it to the daemon, and dispatchers follow", async (t) => {
     t.mock.timers.enable({ apis: ["setTimeout"] });

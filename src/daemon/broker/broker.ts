@@ -23,6 +23,7 @@ import type { BooksAudit } from "./audit.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
+import type { MachineWatch } from "./machine-watch.js";
 import { resolvedEventMessages } from "./messages.js";
 import { closeHandler, openHandler } from "./registration.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
@@ -47,6 +48,7 @@ export interface BrokerParts {
   readonly taskTracking: TaskTracking;
   /** Bytes of AUX data that handlers were delivered or lost, those that are gone included. */
   readonly auxBytes: { delivered: number; lost: number };
+  readonly machine: Pick<MachineWatch, "look">;
   readonly limits: DaemonLimits;
   readonly tally: Tally;
   readonly audit: BooksAudit;
@@ -104,8 +106,10 @@ export class Broker extends EventEmitter<BrokerEvents> {
   }
 
   async register(request: RegisterRequestMessage, peer: string): Promise<Handler> {
+    const { source, limits, table, machine } = this.#parts;
+    // What is asked for is tried on the CPUs and under the settings of now.
+    await machine.look();
     if (this.#stopping) throw stoppingError();
-    const { source, limits, table } = this.#parts;
     const spec = checkRegister(request, { source, limits, dispatchers: table.layout.dispatchers });
     if (this.#byName.has(spec.name)) {
       throw new BrokerError(
@@ -113,7 +117,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
         `name: "${spec.name}" is registered: deregister it, or choose another name.`,
       );
     }
-    // The name is taken before the first await, or two could have it.
+    // The name is taken before the next await, or two could have it.
     this.#byName.set(spec.name, null);
     const registration = this.#register(spec, peer);
     this.#registering.add(registration);

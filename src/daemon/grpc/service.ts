@@ -174,8 +174,10 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
 }
 
 function statusMessage(parts: ServiceParts): object {
+  const snapshot = parts.snapshot();
   const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory, overload } =
-    parts.snapshot();
+    snapshot;
+  const { cpus, kernelSettings } = snapshot;
   const { listen, metrics } = parts.addresses();
   return {
     version,
@@ -211,6 +213,8 @@ function statusMessage(parts: ServiceParts): object {
       time_running_seconds: event.timeRunningSeconds,
       lowered_frequency_hz: event.loweredFrequencyHz,
       lowered_period: event.loweredPeriod,
+      lowered_by_kernel: event.loweredByKernel,
+      refused: event.refused,
       produced: event.produced ?? 0,
       produced_known: event.produced !== null,
     })),
@@ -245,6 +249,19 @@ function statusMessage(parts: ServiceParts): object {
       dispatchers: overload.dispatchers,
       kernel_lost: overload.kernelLost,
     },
+    cpus: {
+      watched: cpus.watched,
+      changes: cpus.changes.map(({ watchedUntil, ...change }) => ({ ...change, watched_until: watchedUntil })),
+      changes_total: cpus.counts.GONE + cpus.counts.COME + cpus.counts.BACK,
+    },
+    kernel_settings:
+      kernelSettings === null
+        ? null
+        : {
+            paranoid_known: kernelSettings.paranoid !== null,
+            perf_event_paranoid: kernelSettings.paranoid ?? 0,
+            perf_event_max_sample_rate: kernelSettings.maxSampleRateHz,
+          },
     memory: {
       segments: memoryPartMessage(memory.segments),
       outboxes: memoryPartMessage(memory.outboxes),

@@ -6,9 +6,11 @@ import type { HandlerTable } from "../../registry/table.js";
 import { type ArmedEvent, type ArmedEvents, askedRate } from "../broker/armed-events.js";
 import type { BooksAudit } from "../broker/audit.js";
 import type { Broker } from "../broker/broker.js";
+import type { CpuWatch } from "../broker/cpu-watch.js";
 import type { Handler } from "../broker/handler.js";
 import type { OverloadControl } from "../broker/overload.js";
-import { isFaster, shareInForce } from "../broker/rates.js";
+import { isFaster, sameRate, shareInForce } from "../broker/rates.js";
+import type { SettingsWatch } from "../broker/settings-watch.js";
 import type { EventCounters, Tally } from "../broker/tally.js";
 import type { TaskTracking } from "../broker/task-tracking.js";
 import type { NsClock } from "../clock.js";
@@ -37,6 +39,8 @@ export interface CollectParts {
   readonly audit: BooksAudit;
   readonly slowDispatches: SlowDispatchWatch;
   readonly overload: OverloadControl;
+  readonly cpuWatch: CpuWatch;
+  readonly settingsWatch: SettingsWatch;
   readonly removalWait: Float64Array;
   readonly dispatchToStream: Float64Array;
   readonly sampleToStream: Float64Array;
@@ -95,6 +99,8 @@ export function collect(parts: CollectParts): Snapshot {
       dispatchers: overload.state.dispatchers,
       kernelLost: overload.state.overloaded ? overload.state.kernelLost : 0,
     },
+    cpus: { watched: parts.cpuWatch.watched, changes: parts.cpuWatch.changes, counts: { ...parts.cpuWatch.counts } },
+    kernelSettings: parts.settingsWatch.settings,
     events,
     handlers,
     totals: {
@@ -168,7 +174,7 @@ export function eventCounters(host: DispatcherHost, event: number): EventCounter
   return counters;
 }
 
-function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): EventSnapshot {
+function eventSnapshot(armed: ArmedEvent, { host, armedEvents, settingsWatch }: CollectParts): EventSnapshot {
   const counters = eventCounters(host, armed.index);
   const reading = armedEvents.read(armed);
   const asked = askedRate(armed);
@@ -181,6 +187,8 @@ function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): 
     loweredFrequencyHz: isLowered && rate.kind === "frequency" ? rate.hz : 0,
     loweredPeriod: isLowered && rate.kind === "period" ? rate.period : 0,
     loweredRatio: shareInForce(asked, rate),
+    loweredByKernel: isLowered && sameRate(armedEvents.allowedRate(armed), rate),
+    refused: settingsWatch.refused(armed),
     handlers: armed.users.size,
     samples: counters.SAMPLES,
     unclaimed: counters.UNCLAIMED,

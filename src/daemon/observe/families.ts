@@ -239,6 +239,13 @@ export const COUNTERS: readonly Family<number>[] = [
     "Times the daemon became overloaded. See nmid_overloaded; the log says when and why, and what was lost.",
     (s) => s.overload.episodes,
   ),
+  {
+    name: "nmid_cpu_changes_total",
+    help: "CPUs that went offline (GONE), came online (COME), or did both between two looks (BACK) while the daemon ran. What happened on a CPU meanwhile was not sampled; the log and nmictl status say when.",
+    labelNames: ["kind"],
+    values: ({ snapshot }) =>
+      Object.entries(snapshot.cpus.counts).map(([kind, value]) => ({ labels: { kind }, value })),
+  },
   total(
     "nmid_slow_dispatches_total",
     "Dispatches that took longer than limits.slow_dispatch_us. The log names the handlers; nmid_handler_dispatch_seconds shows their times.",
@@ -253,6 +260,12 @@ export const GAUGES: readonly Family<number>[] = [
     "nmid_overloaded",
     "1: dispatchers do not keep up with the rings, and the kernel drops samples or is about to. Give the daemon more CPU, more dispatchers or larger rings, or lower the rates; with --overload lower it does that itself. Alert on it.",
     (s) => (s.overload.overloaded ? 1 : 0),
+  ),
+  total("nmid_cpus_watched", "CPUs whose rings are drained.", (s) => s.cpus.watched.length),
+  total(
+    "nmid_kernel_max_sample_rate_hertz",
+    "kernel.perf_event_max_sample_rate as of the last look. The kernel lowers it by itself when its interrupts take too long, and never raises it: what samples faster is held below it. Raise it with sysctl. 0 where the source asks no kernel.",
+    (s) => s.kernelSettings?.maxSampleRateHz ?? 0,
   ),
   total(
     "nmid_events_armed",
@@ -271,7 +284,7 @@ export const GAUGES: readonly Family<number>[] = [
   ),
   perEvent(
     "nmid_event_lowered_ratio",
-    "Share of the rate asked for at which the event is sampled. Below 1: the daemon is or was overloaded and has lowered it (--overload lower); weights stay right, but there are fewer samples. See nmid_overloaded.",
+    "Share of the rate asked for at which the event is sampled. Below 1: the daemon is or was overloaded and has lowered it (--overload lower, see nmid_overloaded), or the kernel allows no more (nmid_kernel_max_sample_rate_hertz); weights stay right, but there are fewer samples.",
     (e) => e.loweredRatio,
   ),
   perEvent(

@@ -54,6 +54,8 @@ function event(name: string, change: Partial<EventSnapshot> = {}): EventSnapshot
     loweredFrequencyHz: 0,
     loweredPeriod: 0,
     loweredRatio: 1,
+    loweredByKernel: false,
+    refused: "",
     handlers: 1,
     samples: 1000,
     unclaimed: 5,
@@ -104,6 +106,8 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       dispatcher(1, { wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, restarts: 1, busySeconds: 4.5 }),
     ],
     overload: { overloaded: false, reason: "", sinceSeconds: 0, episodes: 2, dispatchers: [], kernelLost: 0 },
+    cpus: { watched: [0, 1, 5], changes: [], counts: { GONE: 2, COME: 1, BACK: 3 } },
+    kernelSettings: { paranoid: 2, maxSampleRateHz: 50_000 },
     events: [event("cpu-clock")],
     handlers: [handler(1), handler(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],
     totals: {
@@ -247,6 +251,21 @@ test("an overload shows, with what it does to rates", async () => {
       ["count", 7],
     ],
   );
+});
+
+test("CPUs that come and go show, and the kernel's maximum where there is a kernel", async () => {
+  const all = await families(snapshotWith());
+  assert.equal(value(all, "nmid_cpus_watched"), 3);
+  for (const [kind, count] of [
+    ["GONE", 2],
+    ["COME", 1],
+    ["BACK", 3],
+  ] as const) {
+    assert.equal(value(all, "nmid_cpu_changes_total", { kind }), count);
+  }
+  assert.equal(value(all, "nmid_kernel_max_sample_rate_hertz"), 50_000);
+  const none = await families(snapshotWith({ kernelSettings: null }));
+  assert.equal(value(none, "nmid_kernel_max_sample_rate_hertz"), 0);
 });
 
 test("a source that stands in for the kernel shows", async () => {
