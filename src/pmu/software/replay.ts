@@ -10,6 +10,8 @@ import {
   requestedRate,
   splitModifiers,
 } from "../event-spec.js";
+import { type GroupSyntax, splitGroup } from "../events/group.js";
+import { wholeOf } from "../events/piece.js";
 import { genericEventByConfig } from "../generic-events.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { Damage } from "../perf-data/image.js";
@@ -36,6 +38,7 @@ import { closeAuxRings, openRecordedAux } from "./aux-pieces.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
+import { readGroups } from "./read-groups.js";
 import { indexRecords } from "./record-index.js";
 import type { ReplayCommand, ReplayEnded, ReplayProducerData } from "./replay-producer.js";
 import { closeSoftwareRings, openSoftwareRings } from "./ring-memory.js";
@@ -73,7 +76,7 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const { bytes } = recording.image;
   const aux = openRecordedAux(recording, index);
   const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position, aux };
-  return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
+  return new ReplaySource(recording, data, readGroups(recording, index), options.now ?? hrtime.bigint);
 }
 
 /** clockid_t */
@@ -100,6 +103,8 @@ class ReplaySource implements Source {
   readonly warnings: readonly string[];
   readonly #recording: Recording;
   readonly #data: ReplayProducerData;
+  /** Members by leader, as indexes of attrs. */
+  readonly #groups: ReadonlyMap<number, readonly number[]>;
   readonly #nowNs: () => bigint;
   readonly #thread: Thread;
   readonly #listeners: (() => void)[] = [];
@@ -109,9 +114,15 @@ class ReplaySource implements Source {
   #running = false;
   #closed: Promise<void> | null = null;
 
-  constructor(recording: Recording, data: ReplayProducerData, nowNs: () => bigint) {
+  constructor(
+    recording: Recording,
+    data: ReplayProducerData,
+    groups: ReadonlyMap<number, readonly number[]>,
+    nowNs: () => bigint,
+  ) {
     this.#recording = recording;
     this.#data = data;
+    this.#groups = groups;
     this.#nowNs = nowNs;
     this.rings = data.rings;
     const first = recording.attrs.find((attr) => !isDummy(attr)) ?? (recording.attrs[0] as RecordedAttr);
@@ -126,13 +137,16 @@ class ReplaySource implements Source {
     this.#thread = new ProducerThread(entry, "nmid-replay", data, ({ run }) => this.#ended(run));
   }
 
+  /** Groups by the name that asks for them; their members have no samples of their own, and are not listed again. */
   listEvents(): EventCatalog {
-    const events = this.#recording.attrs.map((attr) => {
+    const members = new Set([...this.#groups.values()].flat());
+    const events = this.#recording.attrs.flatMap((attr, index) => {
+      if (members.has(index)) return [];
       const generic = genericEventByConfig(attr.type, attr.config);
       const pace = attr.isFrequency ? `at ${attr.samplePeriod} Hz` : `every ${attr.samplePeriod} events`;
-      return {
-        name: attr.name,
-        aliases: [],
+      const event = {
+        name: this.#groupName(index) ?? attr.name,
+        aliases: this.#groups.has(index) ? [attr.name] : [],
         type: attr.type,
         config: attr.config,
         description: `${generic?.description ?? "An event of the recording"} (recorded ${pace})`,
@@ -140,6 +154,7 @@ class ReplaySource implements Source {
         canSample: true,
         reason: "",
       };
+      return [event];
     });
     return { events, pmus: [] };
   }
@@ -148,12 +163,40 @@ class ReplaySource implements Source {
     return null;
   }
 
+  /** The leader of a group that was read with its samples brings its members, asked for by itself or as `{a,b}:S`. */
   resolve(request: EventRequest): readonly ResolvedEvent[] {
-    const index = this.#findAttr(request.event === "" ? this.defaultEvent : request.event);
+    const text = request.event === "" ? this.defaultEvent : request.event;
+    const group = splitGroup(wholeOf(text));
+    const index = group === null ? this.#findAttr(text) : this.#findGroup(group);
+    const leader = this.#resolveAttr(index, request);
+    const members = (this.#groups.get(index) ?? []).map((member) => this.#resolveAttr(member, request));
+    return [{ ...leader, members, sampleRead: members.length > 0 }];
+  }
+
+  #groupName(leader: number): string | null {
+    const members = this.#groups.get(leader);
+    if (members === undefined) return null;
+    return `{${[leader, ...members].map((index) => this.#recording.attrs[index].name).join(",")}}:S`;
+  }
+
+  #findGroup({ whole, members, modifiers }: GroupSyntax): number {
+    const [leader, ...others] = members.map(({ text }) => this.#findAttr(text));
+    const recorded = this.#groups.get(leader) ?? [];
+    const isSame = recorded.length === others.length && recorded.every((attr, i) => attr === others[i]);
+    if (isSame && others.length > 0 && modifiers?.text === "S") return leader;
+    const groups = [...this.#groups.keys()].map((first) => this.#groupName(first)).join(", ");
+    const holds = groups === "" ? "no group whose leader's samples carry what its members count" : groups;
+    throw new PmuError(
+      "EVENT_UNKNOWN",
+      `event ${JSON.stringify(whole.text)} was not recorded: name one of the recording's groups or its events one by one; the recording holds ${holds}`,
+    );
+  }
+
+  #resolveAttr(index: number, request: EventRequest): ResolvedEvent {
     const attr = this.#recording.attrs[index] as RecordedAttr;
     const { name, type, config, config1, config2, config3, bpType } = attr;
     const { excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
-    const resolved: ResolvedEvent = {
+    return {
       ...PLAIN_ATTR,
       ...UNGROUPED,
       ...{ name, type, config, config1, config2, config3, bpType, excludeUser, excludeKernel, excludeHv, preciseIp },
@@ -163,7 +206,6 @@ class ReplaySource implements Source {
       periodUnit: isClock(attr) ? "ns" : "events",
       hasAux: index === this.#data.aux.attr,
     };
-    return [resolved];
   }
 
   #tracepointFormat({ type, config }: RecordedAttr): string {
