@@ -1,7 +1,8 @@
 /** Finds what a recording holds of AUX areas, and makes rings to play it into. */
 
 import { RECORD, SAMPLE } from "../abi.js";
-import { mapAnonymous, unmap } from "../ffi.js";
+import { PmuError } from "../errors.js";
+import { Errno, mapAnonymous, unmap } from "../ffi.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { AuxTrace } from "../perf-data/aux-trace.js";
 import type { Recording } from "../perf-data/recording.js";
@@ -14,21 +15,43 @@ import { closeSoftwareRings, openSoftwareRing } from "./ring-memory.js";
 const RING_BYTES = 16 * 1024;
 /** What perf gives an area that runs all the time, at most. */
 export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
+/** Each takes a file descriptor and REPLAY_AUX_BYTES; a recording of threads has an area for every one of them. */
+export const AUX_AREAS_MAX = 1024;
 
-/** `index` is the recording's. The rings are the caller's to close. Throws Errno. */
-export function openRecordedAux({ auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
+/** `index` is the recording's. The rings are the caller's to close. Throws PmuError RESOURCE. */
+export function openRecordedAux({ file, auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
   const pieces = auxPieces(auxTraces);
   const record = index.offset.findIndex((at) => image.view.getUint32(at, true) === RECORD.AUX);
   if (pieces.length === 0 || record < 0) return { attr: -1, pieces: [], hasTid: false, rings: [] };
   const attr = index.attr[record] as number;
   const { sampleType, sampleIdAll } = attrs[attr] as RecordedAttr;
   const hasTid = sampleIdAll && (sampleType & SAMPLE.TID) !== 0;
-  return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  const areas = pieces.reduce((count, { area }) => Math.max(count, area + 1), 0);
+  if (areas > AUX_AREAS_MAX) {
+    throw new PmuError(
+      "RESOURCE",
+      `recording ${file}: names ${areas} AUX areas, and ${AUX_AREAS_MAX} can be played: record CPUs (perf record -a) or fewer threads`,
+    );
+  }
+  try {
+    return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    throw new PmuError(
+      "RESOURCE",
+      `recording ${file}: no room for its ${areas} AUX areas, of ${REPLAY_AUX_BYTES / 2 ** 20} MiB and a file descriptor each (${error.message}): raise RLIMIT_NOFILE (LimitNOFILE=), vm.max_map_count or the memory there is, or record fewer threads`,
+      { cause: error },
+    );
+  }
 }
 
 function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
-  const areas = [...new Set(traces.map(({ idx }) => idx))];
-  return traces.map(({ idx, cpu, tid, offset, data }) => ({ area: areas.indexOf(idx), cpu, tid, offset, ...data }));
+  const areas = new Map<number, number>();
+  for (const { idx } of traces) if (!areas.has(idx)) areas.set(idx, areas.size);
+  return traces.map(({ idx, cpu, tid, offset, data }) => ({
+    ...{ area: areas.get(idx) as number, cpu, tid, offset },
+    ...data,
+  }));
 }
 
 /** One for each area of `pieces`, in order. `cpus` are those whose rings somebody drains. Throws Errno. */
@@ -41,16 +64,24 @@ export function openAuxRings(
   try {
     for (const { area, cpu } of pieces) {
       if (rings[area] !== undefined) continue;
-      const auxAddress = mapAnonymous(auxBytes);
-      const wanted = new Int32Array(new SharedArrayBuffer(4));
-      const ring = openSoftwareRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), RING_BYTES);
-      rings[area] = { ...ring, auxAddress, auxBytes, eventFd: null, wanted };
+      rings[area] = openAuxRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), auxBytes);
     }
   } catch (error) {
     closeAuxRings(rings);
     throw error;
   }
   return rings;
+}
+
+function openAuxRing(cpu: number, auxBytes: number): AuxRingDescriptor {
+  const auxAddress = mapAnonymous(auxBytes);
+  try {
+    const wanted = new Int32Array(new SharedArrayBuffer(4));
+    return { ...openSoftwareRing(cpu, RING_BYTES), auxAddress, auxBytes, eventFd: null, wanted };
+  } catch (error) {
+    unmap(auxAddress, auxBytes);
+    throw error;
+  }
 }
 
 /** Once only, and when no thread looks at the memory any more. */

@@ -68,13 +68,13 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
       `recording ${options.file}: a record of ${index.recordBytesMax} bytes does not fit into a ring of ${options.ringBytes}: give larger rings`,
     );
   }
+  const aux = openRecordedAux(recording, index);
   const rings = openSoftwareRings(index.cpus, options.ringBytes);
   const attrs = recording.attrs.length;
   const counts = allocateCounts(attrs);
   const { speed = 1, loop = false } = options;
   const position = new Int32Array(new SharedArrayBuffer(4));
   const { bytes } = recording.image;
-  const aux = openRecordedAux(recording, index);
   const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position, aux };
   return new ReplaySource(recording, data, readGroups(recording, index), options.now ?? hrtime.bigint);
 }
