@@ -64,6 +64,14 @@ describe("groups of a recording", () => {
     assert.deepEqual([member.members, member.sampleRead], [[], false]);
   });
 
+  it("have the branches that were recorded, and no others", (t) => {
+    const source = open(t, GROUP);
+    assert.throws(() => source.resolve({ event: "", branchSampleType: 0x11 }), {
+      code: "SHAPE_UNSUPPORTED",
+      message: "branch_sample_type: cpu-clock was recorded with 0x0: leave it out, or record with what it asks for",
+    });
+  });
+
   it("are refused where they are not the recording's, with those that are", (t) => {
     const source = open(t, GROUP);
     for (const event of ["{cpu-clock,page-faults}:S", "{page-faults,cpu-clock}:S", "{cpu-clock}:S"]) {

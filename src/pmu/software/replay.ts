@@ -168,9 +168,20 @@ class ReplaySource implements Source {
     const text = request.event === "" ? this.defaultEvent : request.event;
     const group = splitGroup(wholeOf(text));
     const index = group === null ? this.#findAttr(text) : this.#findGroup(group);
+    this.#checkBranches(index, request.branchSampleType ?? 0);
     const leader = this.#resolveAttr(index, request);
     const members = (this.#groups.get(index) ?? []).map((member) => this.#resolveAttr(member, request));
     return [{ ...leader, members, sampleRead: members.length > 0 }];
+  }
+
+  #checkBranches(index: number, asked: number): void {
+    const { name, branchSampleType } = this.#recording.attrs[index] as RecordedAttr;
+    const recorded = Number(branchSampleType) & ~(BRANCH_SAMPLE.HW_INDEX | BRANCH_SAMPLE.COUNTERS);
+    if (asked === 0 || asked === recorded) return;
+    throw new PmuError(
+      "SHAPE_UNSUPPORTED",
+      `branch_sample_type: ${name} was recorded with 0x${recorded.toString(16)}: leave it out, or record with what it asks for`,
+    );
   }
 
   #groupName(leader: number): string | null {
