@@ -33,10 +33,11 @@ import {
 import { isSwitch, isTaskRecord } from "../task-record.js";
 import { type Records, runsOf } from "../task-runs.js";
 import { closeAuxRings, openRecordedAux } from "./aux-pieces.js";
+import type { RecordedAux } from "./aux-player.js";
 import { EnabledTime } from "./enabled-time.js";
 import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
-import { indexRecords } from "./record-index.js";
+import { indexRecords, type RecordIndex } from "./record-index.js";
 import type { ReplayCommand, ReplayEnded, ReplayProducerData } from "./replay-producer.js";
 import { closeSoftwareRings, openSoftwareRings } from "./ring-memory.js";
 
@@ -71,9 +72,18 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
   const { speed = 1, loop = false } = options;
   const position = new Int32Array(new SharedArrayBuffer(4));
   const { bytes } = recording.image;
-  const aux = openRecordedAux(recording, index);
+  const aux = openAuxOrClose(recording, index, rings);
   const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position, aux };
   return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
+}
+
+function openAuxOrClose(recording: Recording, index: RecordIndex, rings: readonly RingDescriptor[]): RecordedAux {
+  try {
+    return openRecordedAux(recording, index);
+  } catch (error) {
+    closeSoftwareRings(rings);
+    throw error;
+  }
 }
 
 /** clockid_t */
