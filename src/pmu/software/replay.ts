@@ -159,11 +159,15 @@ class ReplaySource implements Source {
   }
 
   resolve(request: EventRequest): readonly ResolvedEvent[] {
-    const index = this.#findAttr(request.event === "" ? this.defaultEvent : request.event);
+    const indexes = this.#findAttrs(request.event === "" ? this.defaultEvent : request.event);
+    return indexes.map((index) => this.#resolved(index, request));
+  }
+
+  #resolved(index: number, request: EventRequest): ResolvedEvent {
     const attr = this.#recording.attrs[index] as RecordedAttr;
     const { name, type, config, config1, config2, config3, bpType } = attr;
     const { excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
-    const resolved: ResolvedEvent = {
+    return {
       ...PLAIN_ATTR,
       ...UNGROUPED,
       ...{ name, type, config, config1, config2, config3, bpType, excludeUser, excludeKernel, excludeHv, preciseIp },
@@ -173,7 +177,6 @@ class ReplaySource implements Source {
       periodUnit: isClock(attr) ? "ns" : "events",
       hasAux: index === this.#data.aux.attr,
     };
-    return [resolved];
   }
 
   #tracepointFormat({ type, config }: RecordedAttr): string {
@@ -182,11 +185,11 @@ class ReplaySource implements Source {
     return TRACING_DATA?.tracepoints.find(({ id }) => BigInt(id) === config)?.text ?? "";
   }
 
-  /** By name as recorded; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
-  #findAttr(text: string): number {
+  /** By name as recorded, which several may share; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
+  #findAttrs(text: string): readonly number[] {
     const { attrs } = this.#recording;
-    const exact = attrs.findIndex(({ name }) => name === text);
-    if (exact >= 0) return exact;
+    const exact = attrs.flatMap(({ name }, index) => (name === text ? [index] : []));
+    if (exact.length > 0) return exact;
     const { base, modifiers } = splitModifiers(text);
     const generic = parsedOrNull(text);
     const related = attrs.flatMap((attr, index) => {
@@ -197,7 +200,7 @@ class ReplaySource implements Source {
     const suits = related.find(
       (index) => modifiers === null || (generic !== null && sameLevels(generic, attrs[index] as RecordedAttr)),
     );
-    if (suits !== undefined) return suits;
+    if (suits !== undefined) return [suits];
     const names = attrs.map(({ name }) => name);
     const holds = `the recording holds ${names.join(", ")}`;
     if (related.length > 0) {
