@@ -15,24 +15,20 @@ import { closeSoftwareRings, openSoftwareRing } from "./ring-memory.js";
 const RING_BYTES = 16 * 1024;
 /** What perf gives an area that runs all the time, at most. */
 export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
-/** Each takes a file descriptor and REPLAY_AUX_BYTES; a recording of threads has an area for every one of them. */
-export const AUX_AREAS_MAX = 1024;
 
-/** `index` is the recording's. The rings are the caller's to close. Throws PmuError RESOURCE. */
+/** perf gives each CPU or thread one. Each costs an address range and a file descriptor, whatever little it holds. */
+const AREAS_MAX = 1024;
+
+/** `index` is the recording's. The rings are the caller's to close. Throws PmuError RESOURCE, and RecordingError for too many areas. */
 export function openRecordedAux({ file, auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
   const pieces = auxPieces(auxTraces);
+  const areas = pieces.reduce((count, { area }) => Math.max(count, area + 1), 0);
+  if (areas > AREAS_MAX) throw image.error(0, `holds traces of ${areas} AUX areas, above the limit of ${AREAS_MAX}`);
   const record = index.offset.findIndex((at) => image.view.getUint32(at, true) === RECORD.AUX);
   if (pieces.length === 0 || record < 0) return { attr: -1, pieces: [], hasTid: false, rings: [] };
   const attr = index.attr[record] as number;
   const { sampleType, sampleIdAll } = attrs[attr] as RecordedAttr;
   const hasTid = sampleIdAll && (sampleType & SAMPLE.TID) !== 0;
-  const areas = pieces.reduce((count, { area }) => Math.max(count, area + 1), 0);
-  if (areas > AUX_AREAS_MAX) {
-    throw new PmuError(
-      "RESOURCE",
-      `recording ${file}: names ${areas} AUX areas, and ${AUX_AREAS_MAX} can be played: record CPUs (perf record -a) or fewer threads`,
-    );
-  }
   try {
     return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
   } catch (error) {
@@ -45,13 +41,17 @@ export function openRecordedAux({ file, auxTraces, attrs, image }: Recording, in
   }
 }
 
+/** Areas are numbered as they come; one that holds nothing is none. */
 function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
   const areas = new Map<number, number>();
-  for (const { idx } of traces) if (!areas.has(idx)) areas.set(idx, areas.size);
-  return traces.map(({ idx, cpu, tid, offset, data }) => ({
-    ...{ area: areas.get(idx) as number, cpu, tid, offset },
-    ...data,
-  }));
+  const pieces: AuxPiece[] = [];
+  for (const { idx, cpu, tid, offset, data } of traces) {
+    if (data.end === data.start) continue;
+    const area = areas.get(idx) ?? areas.size;
+    areas.set(idx, area);
+    pieces.push({ area, cpu, tid, offset, ...data });
+  }
+  return pieces;
 }
 
 /** One for each area of `pieces`, in order. `cpus` are those whose rings somebody drains. Throws Errno. */
@@ -64,24 +64,16 @@ export function openAuxRings(
   try {
     for (const { area, cpu } of pieces) {
       if (rings[area] !== undefined) continue;
-      rings[area] = openAuxRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), auxBytes);
+      const auxAddress = mapAnonymous(auxBytes);
+      const wanted = new Int32Array(new SharedArrayBuffer(4));
+      const ring = openSoftwareRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), RING_BYTES);
+      rings[area] = { ...ring, auxAddress, auxBytes, eventFd: null, wanted };
     }
   } catch (error) {
     closeAuxRings(rings);
     throw error;
   }
   return rings;
-}
-
-function openAuxRing(cpu: number, auxBytes: number): AuxRingDescriptor {
-  const auxAddress = mapAnonymous(auxBytes);
-  try {
-    const wanted = new Int32Array(new SharedArrayBuffer(4));
-    return { ...openSoftwareRing(cpu, RING_BYTES), auxAddress, auxBytes, eventFd: null, wanted };
-  } catch (error) {
-    unmap(auxAddress, auxBytes);
-    throw error;
-  }
 }
 
 /** Once only, and when no thread looks at the memory any more. */

@@ -68,11 +68,13 @@ export class RecordedEvents {
   resolve(request: EventRequest): readonly ResolvedEvent[] {
     const text = request.event === "" ? this.first.name : request.event;
     const group = splitGroup(wholeOf(text));
-    const index = group === null ? this.#findAttr(text) : this.#findGroup(group);
-    this.#checkBranches(index, request.branchSampleType ?? 0);
-    const leader = this.#resolveAttr(index, request);
-    const members = (this.#groups.get(index) ?? []).map((member) => this.#resolveAttr(member, request));
-    return [{ ...leader, members, sampleRead: members.length > 0 }];
+    const indexes = group === null ? this.#findAttrs(text) : [this.#findGroup(group)];
+    return indexes.map((index) => {
+      this.#checkBranches(index, request.branchSampleType ?? 0);
+      const leader = this.#resolveAttr(index, request);
+      const members = (this.#groups.get(index) ?? []).map((member) => this.#resolveAttr(member, request));
+      return { ...leader, members, sampleRead: members.length > 0 };
+    });
   }
 
   #checkBranches(index: number, asked: number): void {
@@ -92,7 +94,7 @@ export class RecordedEvents {
   }
 
   #findGroup({ whole, members, modifiers }: GroupSyntax): number {
-    const [leader, ...others] = members.map(({ text }) => this.#findAttr(text));
+    const [leader, ...others] = members.map(({ text }) => this.#findAttrs(text)[0]);
     const recorded = this.#groups.get(leader) ?? [];
     const isSame = recorded.length === others.length && recorded.every((attr, i) => attr === others[i]);
     if (isSame && others.length > 0 && modifiers?.text === "S") return leader;
@@ -126,11 +128,11 @@ export class RecordedEvents {
     return TRACING_DATA?.tracepoints.find(({ id }) => BigInt(id) === config)?.text ?? "";
   }
 
-  /** By name as recorded; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
-  #findAttr(text: string): number {
+  /** By name as recorded, which several may share; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
+  #findAttrs(text: string): readonly number[] {
     const { attrs } = this.#recording;
-    const exact = attrs.findIndex(({ name }) => name === text);
-    if (exact >= 0) return exact;
+    const exact = attrs.flatMap(({ name }, index) => (name === text ? [index] : []));
+    if (exact.length > 0) return exact;
     const { base, modifiers } = splitModifiers(text);
     const generic = parsedOrNull(text);
     const related = attrs.flatMap((attr, index) => {
@@ -141,7 +143,7 @@ export class RecordedEvents {
     const suits = related.find(
       (index) => modifiers === null || (generic !== null && sameLevels(generic, attrs[index] as RecordedAttr)),
     );
-    if (suits !== undefined) return suits;
+    if (suits !== undefined) return [suits];
     const names = attrs.map(({ name }) => name);
     const holds = `the recording holds ${names.join(", ")}`;
     if (related.length > 0) {
