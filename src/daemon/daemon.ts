@@ -33,8 +33,10 @@ import { FramePool } from "./grpc/frame-pool.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
+import { type DaemonPhase, Health } from "./observe/health.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
 import { startMetricsServer } from "./observe/http.js";
+import { LivenessWatch } from "./observe/liveness.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
@@ -51,6 +53,8 @@ export interface Daemon {
   readonly host: DispatcherHost;
   /** As bound. */
   readonly listen: readonly string[];
+  /** HOST:PORT as bound; empty when no metrics are served. */
+  readonly metrics: string;
   /** Ends every stream, closes everything, removes what it created. Idempotent. */
   stop(): Promise<void>;
 }
@@ -146,6 +150,7 @@ async function start(
   });
   undo.push(() => host.stop());
 
+  const liveness = new LivenessWatch(host.threads, now, (level, fields, message) => log[level](fields, message));
   const tally = new Tally();
   const audit = new BooksAudit((message, fields) => log.error(fields, message));
   let housekeeping: NodeJS.Timeout | null = null;
@@ -162,6 +167,7 @@ async function start(
         kernelLoss.poll(broker.handlers);
         taskTracking.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
+        liveness.look();
         void overload.look();
         void machine.look();
       }, HOUSEKEEPING_MS);
@@ -291,8 +297,20 @@ async function start(
   };
   const snapshot = () => collect(parts);
   await host.started();
-  const metrics =
-    config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
+  let phase: DaemonPhase = "starting";
+  const health = new Health({
+    liveness,
+    source,
+    fallbackReason,
+    armed: () => armedEvents.all.length,
+    phase: () => phase,
+    now,
+  });
+  const scraped = createMetrics(() => {
+    liveness.look();
+    return snapshot();
+  }, now);
+  const metrics = config.metrics === null ? null : await startMetricsServer(config.metrics, scraped, health, log);
   if (metrics !== null) undo.push(() => metrics.close());
   const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
   const implementation = brokerImplementation({
@@ -313,6 +331,10 @@ async function start(
   addresses.listen = server.addresses;
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
+  phase = "serving";
+  undo.push(() => {
+    phase = "stopping";
+  });
 
   if (dispatchers > ringCpus.length) {
     log.warn(
@@ -333,7 +355,7 @@ async function start(
     },
     "ready",
   );
-  return { host, listen: server.addresses };
+  return { host, listen: server.addresses, metrics: addresses.metrics };
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

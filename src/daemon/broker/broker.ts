@@ -296,6 +296,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { table, host, armedEvents, removalWait, tally, audit, now } = this.#parts;
     this.#endLease(handler);
     const startNs = now();
+    handler.removingSinceNs = startNs;
     table.beginRemoval(handler.handle);
     this.emit("changed", handler, "CHANGED");
     await table.awaitDrained(handler.handle, Number.POSITIVE_INFINITY, () => 0);

@@ -201,6 +201,7 @@ function createHandler(
     lease: null,
     everSubscribed: false,
     removal: null,
+    removingSinceNs: null,
   };
 }
 

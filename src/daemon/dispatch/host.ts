@@ -40,6 +40,7 @@ export interface HostOptions {
 /** More deaths of one dispatcher than this within the window are no accident. */
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 10_000;
+const NS_PER_MS = 1e6;
 
 /** What a dispatcher has been told and has answered, as far as it still matters: the state its successor starts from. */
 class Ledger {
@@ -93,6 +94,8 @@ class Ledger {
         break;
       case "drain":
       case "fail":
+      case "hang":
+      case "ask":
       case "stop":
         break;
     }
@@ -140,6 +143,12 @@ function byId(format: RecordFormat): RecordFormat[] {
   return format.ids.length < 2 ? [format] : format.ids.map((id) => ({ ...format, ids: [id] }));
 }
 
+interface Waiting {
+  readonly control: Control;
+  readonly resolve: () => void;
+  readonly sinceMs: number;
+}
+
 class DispatcherThread {
   /** By their index; null where one has been removed. */
   readonly #rings: (RingDescriptor | null)[] = [];
@@ -156,7 +165,9 @@ class DispatcherThread {
   readonly #options: HostOptions;
   readonly #ledger = new Ledger();
   /** What has not been answered, in order. */
-  readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
+  readonly #waiting = new Map<number, Waiting>();
+  /** The question that waits for its answer. */
+  #asked: Promise<void> | null = null;
   readonly #deathsMs: number[] = [];
   #settleStart: ((problem: Error | null) => void) | null = null;
   #pinned: Pinned = NOT_PINNED;
@@ -274,7 +285,7 @@ class DispatcherThread {
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
     return new Promise((resolve) => {
-      this.#waiting.set(sequence, { control, resolve });
+      this.#waiting.set(sequence, { control, resolve, sinceMs: performance.now() });
       this.#post(sequence, control);
     });
   }
@@ -303,6 +314,22 @@ class DispatcherThread {
     if (index < 0) return;
     await this.tell({ kind: "remove ring", index });
     this.#rings[index] = null;
+  }
+
+  /** Resolves when the dispatcher, or the one that took its place, has come round to answer: see liveness.ts. */
+  ask(): Promise<void> {
+    // Its control fd may be closed, and be another file's by now.
+    if (this.#stopping) return this.#exited;
+    this.#asked ??= this.tell({ kind: "ask" }).then(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  /** How long the oldest of what it was told has waited for its answer, in ns; 0 when nothing waits. */
+  get unansweredNs(): number {
+    const [oldest] = this.#waiting.values();
+    return oldest === undefined ? 0 : (performance.now() - oldest.sinceMs) * NS_PER_MS;
   }
 
   async stop(): Promise<void> {
