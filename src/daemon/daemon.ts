@@ -13,6 +13,7 @@ import { CpuWatch } from "./broker/cpu-watch.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
+import { rateText } from "./broker/rates.js";
 import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
@@ -145,6 +146,7 @@ async function start(
       broker.dispatcherDied(index);
       return table.bury(index);
     },
+    onReplaced: (index, restarts) => log.warn({ dispatcher: index, restarts }, "dispatcher replaced"),
     onPinningProblem: (index, problem) => log.warn({ dispatcher: index }, problem),
     onFatal,
   });
@@ -159,7 +161,8 @@ async function start(
   const armedEvents: ArmedEvents = new ArmedEvents({
     source,
     tellAll: (control) => host.tellAll(control),
-    onArmed: () => {
+    onArmed: ({ event, rate }) => {
+      log.info({ event: event.name, rate: rateText(rate) }, "event armed");
       // Only while something is armed: an idle daemon has nothing to look after.
       if (housekeeping !== null) return;
       overload.begin();
@@ -178,6 +181,7 @@ async function start(
       const reading = kernelLoss.retire(armed, broker.handlers);
       tally.retireEvent(counters, reading);
       audit.checkEvent({ name: armed.event.name, drained: counters.SAMPLES, ...reading });
+      log.info({ event: armed.event.name, samples: counters.SAMPLES, kernel_lost: reading.lost ?? 0 }, "event closed");
       // No dispatcher counts for a closed event, so its words are free to be cleared for the next one.
       for (const { stats } of host.threads) {
         for (const stat of Object.values(EVENT_STAT)) stats.words[stats.event(armed.index, stat)] = 0;
@@ -262,7 +266,7 @@ async function start(
     }),
     flushTimes: new FlushTimes(now),
     now,
-    log: (event, fields) => log.info(fields, event),
+    log: (event, fields, level = "info") => log[level](fields, event),
   });
   undo.push(() => {
     if (housekeeping !== null) clearInterval(housekeeping);

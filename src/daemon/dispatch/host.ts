@@ -31,6 +31,8 @@ export interface HostOptions {
    * slots it was inside; then another takes its place.
    */
   readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher runs that took another's place, for the `restarts`th time. */
+  readonly onReplaced: (index: number, restarts: number) => void;
   /** A dispatcher that took another's place could not be pinned as that one had been; it runs all the same. */
   readonly onPinningProblem: (index: number, problem: string) => void;
   /** A dispatcher dies again and again: there is no point in another. */
@@ -262,6 +264,7 @@ class DispatcherThread {
   #begun(pinned: Pinned): void {
     const { index, pinTo } = this.#setup;
     this.#pinned = pinned;
+    if (this.restarts > 0) this.#options.onReplaced(index, this.restarts);
     const problem = pinningProblem(index, pinTo, pinned);
     if (this.#settleStart !== null) this.#settleStart(problem === null ? null : new PinningError(problem));
     else if (problem !== null) this.#options.onPinningProblem(index, problem);

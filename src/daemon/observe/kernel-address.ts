@@ -10,7 +10,10 @@ const DECIMAL = /\b18(?:3[7-9]|4[0-4])\d{16}\b/g;
 
 export const HIDDEN_ADDRESS = "(kernel address)";
 
-/** `text` with HIDDEN_ADDRESS in place of what looks like an address of the kernel. */
+/** As a number of its own in JSON, where no text may stand. */
+const JSON_NUMBER = /(?<=[:,[])18(?:3[7-9]|4[0-4])\d{16}(?=[,}\]])/g;
+
+/** `text` with HIDDEN_ADDRESS in place of what looks like an address of the kernel; a line of JSON stays one. */
 export function withoutKernelAddresses(text: string): string {
-  return text.replace(HEXADECIMAL, HIDDEN_ADDRESS).replace(DECIMAL, HIDDEN_ADDRESS);
+  return text.replace(JSON_NUMBER, "null").replace(HEXADECIMAL, HIDDEN_ADDRESS).replace(DECIMAL, HIDDEN_ADDRESS);
 }
