@@ -88,7 +88,7 @@ test("tokens are censored by their key, addresses of the kernel by their looks, 
       request: { resume_token: "s3cret", name: "kept" },
       events: ["mem:0xffffffff81000000/8:x", "cycles"],
       where: "at FFFF800012345678, or 18446603336221196288",
-      ip: 18446744071578845184,
+      ip: 2 ** 64 - 2 ** 31,
     },
     "failed at ffffffff81abcdef",
   );
