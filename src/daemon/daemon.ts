@@ -13,6 +13,7 @@ import { CpuWatch } from "./broker/cpu-watch.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
+import { rateText } from "./broker/rates.js";
 import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
@@ -33,8 +34,10 @@ import { FramePool } from "./grpc/frame-pool.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
+import { type DaemonPhase, Health } from "./observe/health.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
 import { startMetricsServer } from "./observe/http.js";
+import { LivenessWatch } from "./observe/liveness.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
@@ -51,6 +54,8 @@ export interface Daemon {
   readonly host: DispatcherHost;
   /** As bound. */
   readonly listen: readonly string[];
+  /** HOST:PORT as bound; empty when no metrics are served. */
+  readonly metrics: string;
   /** Ends every stream, closes everything, removes what it created. Idempotent. */
   stop(): Promise<void>;
 }
@@ -141,11 +146,13 @@ async function start(
       broker.dispatcherDied(index);
       return table.bury(index);
     },
+    onReplaced: (index, restarts) => log.warn({ dispatcher: index, restarts }, "dispatcher replaced"),
     onPinningProblem: (index, problem) => log.warn({ dispatcher: index }, problem),
     onFatal,
   });
   undo.push(() => host.stop());
 
+  const liveness = new LivenessWatch(host.threads, now, (level, fields, message) => log[level](fields, message));
   const tally = new Tally();
   const audit = new BooksAudit((message, fields) => log.error(fields, message));
   let housekeeping: NodeJS.Timeout | null = null;
@@ -154,7 +161,8 @@ async function start(
   const armedEvents: ArmedEvents = new ArmedEvents({
     source,
     tellAll: (control) => host.tellAll(control),
-    onArmed: () => {
+    onArmed: ({ event, rate }) => {
+      log.info({ event: event.name, rate: rateText(rate) }, "event armed");
       // Only while something is armed: an idle daemon has nothing to look after.
       if (housekeeping !== null) return;
       overload.begin();
@@ -162,6 +170,7 @@ async function start(
         kernelLoss.poll(broker.handlers);
         taskTracking.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
+        liveness.look();
         void overload.look();
         void machine.look();
       }, HOUSEKEEPING_MS);
@@ -172,6 +181,7 @@ async function start(
       const reading = kernelLoss.retire(armed, broker.handlers);
       tally.retireEvent(counters, reading);
       audit.checkEvent({ name: armed.event.name, drained: counters.SAMPLES, ...reading });
+      log.info({ event: armed.event.name, samples: counters.SAMPLES, kernel_lost: reading.lost ?? 0 }, "event closed");
       // No dispatcher counts for a closed event, so its words are free to be cleared for the next one.
       for (const { stats } of host.threads) {
         for (const stat of Object.values(EVENT_STAT)) stats.words[stats.event(armed.index, stat)] = 0;
@@ -256,7 +266,7 @@ async function start(
     }),
     flushTimes: new FlushTimes(now),
     now,
-    log: (event, fields) => log.info(fields, event),
+    log: (event, fields, level = "info") => log[level](fields, event),
   });
   undo.push(() => {
     if (housekeeping !== null) clearInterval(housekeeping);
@@ -291,8 +301,20 @@ async function start(
   };
   const snapshot = () => collect(parts);
   await host.started();
-  const metrics =
-    config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
+  let phase: DaemonPhase = "starting";
+  const health = new Health({
+    liveness,
+    source,
+    fallbackReason,
+    armed: () => armedEvents.all.length,
+    phase: () => phase,
+    now,
+  });
+  const scraped = createMetrics(() => {
+    liveness.look();
+    return snapshot();
+  }, now);
+  const metrics = config.metrics === null ? null : await startMetricsServer(config.metrics, scraped, health, log);
   if (metrics !== null) undo.push(() => metrics.close());
   const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
   const implementation = brokerImplementation({
@@ -313,6 +335,10 @@ async function start(
   addresses.listen = server.addresses;
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
+  phase = "serving";
+  undo.push(() => {
+    phase = "stopping";
+  });
 
   if (dispatchers > ringCpus.length) {
     log.warn(
@@ -333,7 +359,7 @@ async function start(
     },
     "ready",
   );
-  return { host, listen: server.addresses };
+  return { host, listen: server.addresses, metrics: addresses.metrics };
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

@@ -24,6 +24,7 @@ async function main(): Promise<void> {
     return;
   }
   const log = createLogger(result.config.logLevel);
+  log.info({ version, node: process.version, pid: process.pid }, "starting");
   const fail = (error: unknown): void => {
     log.fatal({ err: error }, (error as Error).message);
     process.exit(1);

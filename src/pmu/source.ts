@@ -307,6 +307,8 @@ export interface Source {
   /** Task records from now on. Throws PmuError; then nothing stays open. */
   openTasks(shape: TaskShape): OpenTasks;
   taskSnapshot(): TaskSnapshot;
+  /** Why the default event cannot be opened now, or null when it can: tried, not looked up. Absent: it always can. */
+  whyNotAble?(): string | null;
   /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */
   begin(): void;
   /** Called when a replay has written its last record and the rings have been drained. Never for other sources. */

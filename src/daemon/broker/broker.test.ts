@@ -23,7 +23,7 @@ describe("Broker: a stream that throws", () => {
     assert.deepEqual(log, [
       {
         event: "stream failed",
-        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, error: "write has failed" },
+        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, peer: "", error: "write has failed" },
       },
     ]);
     assert.deepEqual(healthy.story, ["started 0", "samples 0+3"]);

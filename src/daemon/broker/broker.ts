@@ -61,7 +61,8 @@ export interface BrokerParts {
   readonly flushPacer: FlushPacer;
   readonly flushTimes: FlushTimes;
   readonly now: NsClock;
-  readonly log: (event: string, fields: Record<string, unknown>) => void;
+  /** "info" where no level is given. */
+  readonly log: (event: string, fields: Record<string, unknown>, level?: "info" | "warn" | "error") => void;
 }
 
 interface BrokerEvents {
@@ -136,9 +137,12 @@ export class Broker extends EventEmitter<BrokerEvents> {
     // Losses up to now are not this handler's to hear of.
     kernelLoss.poll(this.handlers);
     const handler = await openHandler(this.#parts, spec, peer, {
-      onOverflow: () => void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED"),
+      onOverflow: () => {
+        log("handler evicted", { ...whose(handler), why: "its queue overflowed, and it asked for DISCONNECT" }, "warn");
+        void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED");
+      },
       // One stream's fault is not the others'.
-      onFault: (error) => this.#streamGone(handler, "stream failed", { error: error.message }),
+      onFault: (error) => this.#streamGone(handler, "stream failed", { error: error.message }, "warn"),
     });
     if (this.#stopping) {
       await closeHandler(this.#parts, handler);
@@ -149,7 +153,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     table.activate(handler.handle);
     this.#startLease(handler);
     tally.registrations++;
-    log("handler registered", { handler: handler.id, name: spec.name, peer, events: spec.events.map((e) => e.name) });
+    log("handler registered", { ...whose(handler), events: spec.events.map((e) => e.name) });
     this.emit("changed", handler, "ADDED");
     try {
       await armedEvents.start(handler.armed);
@@ -189,9 +193,10 @@ export class Broker extends EventEmitter<BrokerEvents> {
     });
     // It has failed at once, and been logged: the handler waits for another one, as if this had not been.
     if (!handler.delivery.subscribed) return handler;
+    const resumed = handler.everSubscribed;
     handler.everSubscribed = true;
     if (first) source.begin();
-    this.#parts.log("handler subscribed", { handler: id, name: handler.spec.name });
+    this.#parts.log(resumed ? "handler resumed" : "handler subscribed", whose(handler));
     this.emit("changed", handler, "CHANGED");
     return handler;
   }
@@ -203,9 +208,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
     if (handler.removal === null) this.#streamGone(handler, "stream broken", {});
   }
 
-  #streamGone(handler: Handler, event: string, fields: Record<string, unknown>): void {
-    const { id, spec, removal, lease } = handler;
-    this.#parts.log(event, { handler: id, name: spec.name, lease_ms: spec.leaseMs, ...fields });
+  #streamGone(handler: Handler, event: string, fields: Record<string, unknown>, level: "info" | "warn" = "info"): void {
+    const { spec, removal, lease } = handler;
+    this.#parts.log(event, { ...whose(handler), lease_ms: spec.leaseMs, ...fields }, level);
     this.#tidyFrames();
     if (removal !== null) return;
     if (lease === null) this.#startLease(handler);
@@ -270,7 +275,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
       handler.removal = this.#removeNow(handler, reason, discard);
       // The awaiting caller sees a failure; a removal nobody waits for must not end the daemon unexplained.
       handler.removal.catch((error: Error) =>
-        this.#parts.log("removal failed", { handler: handler.id, error: error.message }),
+        this.#parts.log("removal failed", { ...whose(handler), error: error.message }, "error"),
       );
     } else if (discard !== null) handler.delivery.discard(discard);
     return handler.removal;
@@ -296,6 +301,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { table, host, armedEvents, removalWait, tally, audit, now } = this.#parts;
     this.#endLease(handler);
     const startNs = now();
+    handler.removingSinceNs = startNs;
     table.beginRemoval(handler.handle);
     this.emit("changed", handler, "CHANGED");
     await table.awaitDrained(handler.handle, Number.POSITIVE_INFINITY, () => 0);
@@ -304,7 +310,11 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#parts.kernelLoss.poll(this.handlers);
     // Before the stream is settled: a reader that takes its time does not keep the event armed.
     await armedEvents.release(handler.armed, handler.users).catch((error: Error) => {
-      this.#parts.log("events of a handler could not be released", { handler: handler.id, error: error.message });
+      this.#parts.log(
+        "events of a handler could not be released",
+        { ...whose(handler), error: error.message },
+        "error",
+      );
     });
     if (handler.spec.tasks !== null) await this.#parts.taskTracking.release(handler.spec.tasks);
     const books = await handler.delivery.finish(reason, discard);
@@ -330,7 +340,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { leaseMs } = handler.spec;
     const timer = setTimeout(() => {
       handler.lease = null;
-      this.#parts.log("lease expired", { handler: handler.id, name: handler.spec.name });
+      this.#parts.log("handler evicted", { ...whose(handler), why: "its lease ran out", lease_ms: leaseMs }, "warn");
       void this.#remove(handler, "DEREGISTERED", "LEASE_EXPIRED");
     }, leaseMs);
     handler.lease = { timer, endsAtMs: this.#parts.now() / NS_PER_MS + leaseMs };
@@ -356,5 +366,10 @@ function stoppingError(): BrokerError {
 
 function logBooks(handler: Handler, reason: EndReason, books: Books, waitedNs: number): Record<string, unknown> {
   const { matched, delivered, lost } = books;
-  return { handler: handler.id, name: handler.spec.name, reason, matched, delivered, lost, waited_ns: waitedNs };
+  return { ...whose(handler), reason, matched, delivered, lost, waited_ns: waitedNs };
+}
+
+/** What every line about a handler says of it. */
+function whose({ id, spec, peer }: Handler): Record<string, unknown> {
+  return { handler: id, name: spec.name, peer };
 }

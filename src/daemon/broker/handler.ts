@@ -31,4 +31,6 @@ export interface Handler {
   everSubscribed: boolean;
   /** Set by the first who removes it; the others wait for the same end. */
   removal: Promise<RemovalResult> | null;
+  /** When that began; null before. */
+  removingSinceNs: number | null;
 }

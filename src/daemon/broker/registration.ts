@@ -101,7 +101,8 @@ export async function openHandler(
   try {
     if (spec.tasks !== null) await parts.taskTracking.acquire(spec.tasks);
   } catch (error) {
-    const failed = (cause: Error): void => parts.log("a registration could not be undone", { error: cause.message });
+    const failed = (cause: Error): void =>
+      parts.log("a registration could not be undone", { name: spec.name, peer, error: cause.message }, "error");
     await armedEvents.release(armed, users).catch(failed);
     table.abandon(handle);
     outboxMemory.give(outbox.bytes);
@@ -122,7 +123,8 @@ export async function closeHandler(
   { table, host, armedEvents, taskTracking, outboxMemory, log }: OpeningParts,
   { handle, spec, armed, users, chargedBytes }: Pick<Handler, "handle" | "spec" | "armed" | "users" | "chargedBytes">,
 ): Promise<void> {
-  const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
+  const failed = (error: Error): void =>
+    log("a registration could not be undone", { name: spec.name, error: error.message }, "error");
   await armedEvents.release(armed, users).catch(failed);
   if (spec.tasks !== null) await taskTracking.release(spec.tasks).catch(failed);
   await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
@@ -201,6 +203,7 @@ function createHandler(
     lease: null,
     everSubscribed: false,
     removal: null,
+    removingSinceNs: null,
   };
 }
 
@@ -210,7 +213,7 @@ function snapshotOf({ source, log }: OpeningParts, spec: HandlerSpec): DeliveryO
   const filter = new TaskFilter(tasks);
   return () =>
     snapshotMessages(source.taskSnapshot(), filter, (error) =>
-      log("task snapshot cut short", { name: spec.name, error: error.message }),
+      log("task snapshot cut short", { name: spec.name, error: error.message }, "warn"),
     );
 }
 

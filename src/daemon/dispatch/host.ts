@@ -31,6 +31,8 @@ export interface HostOptions {
    * slots it was inside; then another takes its place.
    */
   readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher runs that took another's place, for the `restarts`th time. */
+  readonly onReplaced: (index: number, restarts: number) => void;
   /** A dispatcher that took another's place could not be pinned as that one had been; it runs all the same. */
   readonly onPinningProblem: (index: number, problem: string) => void;
   /** A dispatcher dies again and again: there is no point in another. */
@@ -40,6 +42,7 @@ export interface HostOptions {
 /** More deaths of one dispatcher than this within the window are no accident. */
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 10_000;
+const NS_PER_MS = 1e6;
 
 /** What a dispatcher has been told and has answered, as far as it still matters: the state its successor starts from. */
 class Ledger {
@@ -93,6 +96,8 @@ class Ledger {
         break;
       case "drain":
       case "fail":
+      case "hang":
+      case "ask":
       case "stop":
         break;
     }
@@ -140,6 +145,12 @@ function byId(format: RecordFormat): RecordFormat[] {
   return format.ids.length < 2 ? [format] : format.ids.map((id) => ({ ...format, ids: [id] }));
 }
 
+interface Waiting {
+  readonly control: Control;
+  readonly resolve: () => void;
+  readonly sinceMs: number;
+}
+
 class DispatcherThread {
   /** By their index; null where one has been removed. */
   readonly #rings: (RingDescriptor | null)[] = [];
@@ -156,7 +167,9 @@ class DispatcherThread {
   readonly #options: HostOptions;
   readonly #ledger = new Ledger();
   /** What has not been answered, in order. */
-  readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
+  readonly #waiting = new Map<number, Waiting>();
+  /** The question that waits for its answer. */
+  #asked: Promise<void> | null = null;
   readonly #deathsMs: number[] = [];
   #settleStart: ((problem: Error | null) => void) | null = null;
   #pinned: Pinned = NOT_PINNED;
@@ -251,6 +264,7 @@ class DispatcherThread {
   #begun(pinned: Pinned): void {
     const { index, pinTo } = this.#setup;
     this.#pinned = pinned;
+    if (this.restarts > 0) this.#options.onReplaced(index, this.restarts);
     const problem = pinningProblem(index, pinTo, pinned);
     if (this.#settleStart !== null) this.#settleStart(problem === null ? null : new PinningError(problem));
     else if (problem !== null) this.#options.onPinningProblem(index, problem);
@@ -274,7 +288,7 @@ class DispatcherThread {
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
     return new Promise((resolve) => {
-      this.#waiting.set(sequence, { control, resolve });
+      this.#waiting.set(sequence, { control, resolve, sinceMs: performance.now() });
       this.#post(sequence, control);
     });
   }
@@ -303,6 +317,22 @@ class DispatcherThread {
     if (index < 0) return;
     await this.tell({ kind: "remove ring", index });
     this.#rings[index] = null;
+  }
+
+  /** Resolves when the dispatcher, or the one that took its place, has come round to answer: see liveness.ts. */
+  ask(): Promise<void> {
+    // Its control fd may be closed, and be another file's by now.
+    if (this.#stopping) return this.#exited;
+    this.#asked ??= this.tell({ kind: "ask" }).then(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  /** How long the oldest of what it was told has waited for its answer, in ns; 0 when nothing waits. */
+  get unansweredNs(): number {
+    const [oldest] = this.#waiting.values();
+    return oldest === undefined ? 0 : (performance.now() - oldest.sinceMs) * NS_PER_MS;
   }
 
   async stop(): Promise<void> {

@@ -63,6 +63,10 @@ export type Control =
   | { readonly kind: "drain" }
   /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */
   | { readonly kind: "fail"; readonly at: FaultPoint; readonly how: "throw" | "exit" }
+  /** For tests of what happens when a dispatcher hangs: it does nothing until the word is not 0. */
+  | { readonly kind: "hang"; readonly word: Int32Array<SharedArrayBuffer> }
+  /** Whether the dispatcher lives: nothing else is to do. */
+  | { readonly kind: "ask" }
   | { readonly kind: "stop" };
 
 /**

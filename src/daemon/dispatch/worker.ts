@@ -115,7 +115,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         if (control.at === "now") fail(control.how);
         dispatcher.failAt(control.at, () => fail(control.how));
         break;
+      case "hang":
+        Atomics.wait(control.word, 0, 0);
+        break;
       case "drain":
+      case "ask":
       case "stop":
         break;
     }

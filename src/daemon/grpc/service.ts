@@ -190,7 +190,7 @@ function statusMessage(parts: ServiceParts): object {
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
     dispatchers: dispatchers.map(
-      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, ...dispatcher }) => ({
+      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, unansweredSeconds: _, ...dispatcher }) => ({
         ...dispatcher,
         pinned_cpus: pinnedCpus,
         corrupt_bytes: corruptBytes,

@@ -76,7 +76,7 @@ export function collect(parts: CollectParts): Snapshot {
     },
     uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
     capacity: parts.table.layout.capacity,
-    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts }, index) => ({
+    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts, unansweredNs }, index) => ({
       index,
       cpus,
       pinnedCpus,
@@ -86,6 +86,7 @@ export function collect(parts: CollectParts): Snapshot {
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
       straySamples: stats.words[DISPATCHER_STAT.STRAY_SAMPLES],
       restarts,
+      unansweredSeconds: unansweredNs / NS_PER_SECOND,
       busySeconds: overload.busyNs(index) / NS_PER_SECOND,
       busyRatio: overload.looks[index].busyRatio,
       ringFillPeak: overload.looks[index].ringFillPeak,
@@ -137,8 +138,17 @@ export function collect(parts: CollectParts): Snapshot {
     dispatchToStream: snapshotHistograms([parts.dispatchToStream]),
     sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
     memory: memorySnapshot(parts),
+    removalOldestSeconds: removalOldestNs(parts) / NS_PER_SECOND,
     removalWait: snapshotHistograms([parts.removalWait]),
   };
+}
+
+function removalOldestNs({ broker, now }: CollectParts): number {
+  const nowNs = now();
+  return broker.handlers.reduce(
+    (oldest, { removingSinceNs }) => (removingSinceNs === null ? oldest : Math.max(oldest, nowNs - removingSinceNs)),
+    0,
+  );
 }
 
 function countOf(losses: readonly LossSnapshot[], reason: string): number {

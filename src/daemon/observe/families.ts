@@ -46,7 +46,7 @@ function perHandler(name: string, help: string, value: (row: HandlerRow) => numb
   return {
     name,
     help,
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: value(row) })),
   };
 }
@@ -198,7 +198,7 @@ export const COUNTERS: readonly Family<number>[] = [
   {
     name: "nmid_handler_lost_samples_total",
     help: `Samples the handler matched and was not delivered, by reason. ${REASONS}.`,
-    labelNames: ["handler", "name", "reason"],
+    labelNames: ["name", "reason"],
     values: ({ handlers }) => handlers.flatMap((row) => byReason(row.labels, row.losses)),
   },
   perHandler("nmid_handler_dispatches_total", "Batches offered to the handler.", (h) => h.dispatches),
@@ -321,8 +321,19 @@ export const GAUGES: readonly Family<number>[] = [
   ),
   perHandler(
     "nmid_handler_subscribed",
-    'Whether the handler has a stream (for handler="other": how many have one). 0: it is removed when its lease runs out.',
+    'Whether the handler has a stream (for "(others)": how many have one). 0: it is removed when its lease runs out.',
     (h) => h.subscribed,
+  ),
+
+  total(
+    "nmid_removal_oldest_seconds",
+    "How long the oldest removal of a handler that is under way has lasted; 0 when there is none. Seconds: its reader does not take what is left, or a dispatcher hangs. nmictl handlers shows who is DRAINING; a Deregister with discard ends it.",
+    (s) => s.removalOldestSeconds,
+  ),
+  perDispatcher(
+    "nmid_dispatcher_unanswered_seconds",
+    "How long the dispatcher has owed an answer to what it was told; each scrape asks it. 0 but for an instant: seconds mean a thread that hangs or gets no CPU, and from 10 on /healthz fails.",
+    (d) => d.unansweredSeconds,
   ),
 
   memory(
@@ -401,7 +412,7 @@ export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
   {
     name: "nmid_handler_dispatch_seconds",
     help: "Time that offering one batch to the handler took. A handler whose dispatches are slow delays those behind it in the table: look for filters that match very much.",
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: row.dispatchTime })),
   },
 ];

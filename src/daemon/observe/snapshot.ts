@@ -56,6 +56,8 @@ export interface DispatcherSnapshot {
   readonly straySamples: number;
   /** Times it died and was replaced. */
   readonly restarts: number;
+  /** How long the oldest of what it was told has waited for its answer; 0 when nothing waits. */
+  readonly unansweredSeconds: number;
   /** Not asleep, since the start. */
   readonly busySeconds: number;
   /** Share of the last second or so that it was not asleep, and the fullest ring that it then came to; 0 while nothing is armed. */
@@ -186,6 +188,8 @@ export interface Snapshot {
   /** From a sample's own time to the write on the gRPC stream. Empty where the source's clock is not this machine's. */
   readonly sampleToStream: HistogramSnapshot;
   readonly memory: MemorySnapshot;
+  /** How long the oldest removal under way has lasted; 0 when there is none. */
+  readonly removalOldestSeconds: number;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }

@@ -173,6 +173,10 @@ class PerfSource implements Source {
     return procSnapshot();
   }
 
+  whyNotAble(): string | null {
+    return this.#whyNotSampled(parseEventSpec(this.defaultEvent));
+  }
+
   begin(): void {}
 
   onEnd(): void {}
