@@ -21,6 +21,7 @@ import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
 import { memoryShortfall } from "./config/limits.js";
+import { LiveConfig, type ReloadReport } from "./config/live.js";
 import { FlushPacer, FlushTimes } from "./delivery/flush.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { assignRings } from "./dispatch/assign.js";
@@ -31,6 +32,7 @@ import { SharedMemory } from "./dispatch/shared-memory.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
+import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
 import { startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
@@ -56,6 +58,10 @@ export interface Daemon {
   readonly listen: readonly string[];
   /** HOST:PORT as bound; empty when no metrics are served. */
   readonly metrics: string;
+  /** What it serves, and to how many, in one line for the service manager. */
+  status(): string;
+  /** Puts in force what can be while it runs. Rejects when the configuration will not do, and changes nothing then. */
+  reload(config: DaemonConfig): Promise<ReloadReport>;
   /** Ends every stream, closes everything, removes what it created. Idempotent. */
   stop(): Promise<void>;
 }
@@ -99,6 +105,7 @@ async function start(
 ): Promise<Omit<Daemon, "stop">> {
   const now = monotonicClock();
   const startedNs = now();
+  const live = new LiveConfig(config);
   const runtimeDir = new RuntimeDir(config.runtimeDir);
   undo.push(() => runtimeDir.close());
   const { source, fallbackReason } = chooseSource(config.source, config.ringKib * 1024);
@@ -205,10 +212,16 @@ async function start(
     dispatchers: host.threads,
     armedEvents,
     kernelLoss,
-    policy: config.overload,
+    get policy() {
+      return live.current.overload;
+    },
     limits: {
-      floorHz: config.limits.overloadRateFloorHz,
-      raiseAfterNs: config.limits.overloadRaiseAfterMs * NS_PER_MS,
+      get floorHz() {
+        return live.limits.overloadRateFloorHz;
+      },
+      get raiseAfterNs() {
+        return live.limits.overloadRaiseAfterMs * NS_PER_MS;
+      },
     },
     canLower: source.kind === "perf",
     now,
@@ -251,7 +264,9 @@ async function start(
     auxBytes,
     taskTracking,
     machine,
-    limits: config.limits,
+    get limits() {
+      return live.limits;
+    },
     tally,
     audit,
     removalWait: new LatencyHistogram(removalWait),
@@ -331,7 +346,15 @@ async function start(
     }),
     onFault: (error) => log.error({ err: error }, "internal error"),
   });
-  const server = await startGrpcServer(config.listen, implementation, config.limits.messageMaxBytes);
+  const server = await startGrpcServer({
+    ...config,
+    passed: passedSockets(log),
+    implementation,
+    messageMaxBytes: config.limits.messageMaxBytes,
+    limits: config.connectionLimits,
+    now,
+    log: (level, fields, message) => log[level](fields, message),
+  });
   addresses.listen = server.addresses;
   undo.push(() => server.close(STOP_SERVER_MS));
   undo.push(() => broker.stop(STOP_STREAMS_MS));
@@ -359,7 +382,36 @@ async function start(
     },
     "ready",
   );
-  return { host, listen: server.addresses, metrics: addresses.metrics };
+  live.onReload({
+    prepare:
+      ({ logLevel }) =>
+      () => {
+        log.level = logLevel;
+      },
+  });
+  const serving = fallbackReason === null ? source.description : `${source.description} (NO LIVE SAMPLES)`;
+  return {
+    host,
+    listen: server.addresses,
+    metrics: addresses.metrics,
+    status: () => `${serving}, ${count(broker.handlers.length, "handler")}, on ${server.addresses.join(" ")}`,
+    reload: (fresh) => live.reload(fresh),
+  };
+}
+
+function count(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
+
+/** What systemd has opened for this process, once: whom this one starts has nothing of it. */
+function passedSockets(log: Logger): PassedSocket[] {
+  const passed = passedFds(process.env, process.pid);
+  for (const name of ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]) delete process.env[name];
+  return passed.flatMap((fd) => {
+    const socket = listeningSocket(fd);
+    if (socket === null) log.info(fd, "passed by the service manager, and no socket to listen on");
+    return socket ?? [];
+  });
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

@@ -5,6 +5,7 @@
 import {
   chmodSync,
   closeSync,
+  fchmodSync,
   ftruncateSync,
   lstatSync,
   mkdirSync,
@@ -29,6 +30,8 @@ const SHARED_MEMORY_DIR = "/dev/shm";
 const HOME_PREFIX = join(SHARED_MEMORY_DIR, "nmid-");
 const TABLE_FILE = "handlers.table";
 const LOCK_FILE = "nmid.lock";
+const TABLE_MODE = 0o644;
+const GROUP_READABLE = 0o640;
 
 export interface TableFile {
   readonly address: bigint;
@@ -72,8 +75,10 @@ export class RuntimeDir {
       chmodSync(home, 0o755);
       symlinkSync(file, path);
     }
-    // wx: never through a link that somebody has put there meanwhile. Readable by all: it holds names and counts.
-    const fd = openSync(file, "wx+", 0o644);
+    // wx: never through a link that somebody has put there meanwhile. It holds names and counts, which the group may read
+    // however strict the umask is, and everybody where that allows it.
+    const fd = openSync(file, "wx+", TABLE_MODE);
+    fchmodSync(fd, (TABLE_MODE & ~process.umask()) | GROUP_READABLE);
     ftruncateSync(fd, bytes);
     const address = mapShared(fd, bytes);
     closeSync(fd);

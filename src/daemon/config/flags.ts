@@ -10,6 +10,8 @@ import { SOURCE_SYNTAX } from "./source-spec.js";
 
 const KEY_BY_OPTION = new Map<string, Key>([
   ["listen", "listen"],
+  ["socketMode", "socket_mode"],
+  ["socketGroup", "socket_group"],
   ["metrics", "metrics"],
   ["runtimeDir", "runtime_dir"],
   ["source", "source"],
@@ -38,6 +40,11 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
         "--listen <address>",
         `unix:PATH or HOST:PORT, repeatable (default: ${defaults.get("listen")})`,
       ).argParser(repeat),
+    )
+    .option("--socket-mode <mode>", `permissions of Unix sockets (default: ${defaults.get("socket_mode")})`)
+    .option(
+      "--socket-group <group>",
+      "group of Unix sockets (default: auto, which is nmid where there is such a group)",
     )
     .option("--metrics <address>", `HOST:PORT for Prometheus, or off (default: ${defaults.get("metrics")})`)
     .option("--runtime-dir <dir>", `where the handler table lives, on tmpfs (default: ${defaults.get("runtime_dir")})`)

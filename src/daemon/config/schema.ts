@@ -31,6 +31,35 @@ function parseRuntimeDir(text: string): Parsed<string> {
     : { ok: true, value: text };
 }
 
+function parseSocketMode(text: string): Parsed<number> {
+  return /^0?[0-7]{3}$/.test(text)
+    ? { ok: true, value: Number.parseInt(text, 8) }
+    : { ok: false, what: `${show(text)} is no mode of a file`, remedy: SOCKET_MODE_REMEDY };
+}
+
+/** A number in YAML is decimal, or octal with 0o, and what was meant cannot be told from it. */
+const SOCKET_MODE_REMEDY = 'give three octal digits in quotes, such as "0660"';
+
+function parseSocketGroup(text: string): Parsed<string | null> {
+  if (text === "auto") return { ok: true, value: null };
+  return /^[^\s:\0]+$/.test(text)
+    ? { ok: true, value: text }
+    : { ok: false, what: `${show(text)} is no name of a group`, remedy: "give a group's name, or auto" };
+}
+
+function parseTlsFile(text: string): Parsed<string | null> {
+  if (text === "off") return { ok: true, value: null };
+  return text === "" || text.includes("\0")
+    ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a PEM file, or off" }
+    : { ok: true, value: text };
+}
+
+/** Flags and variables are text. */
+const INSECURE = new Map<unknown, boolean>([
+  ["true", true],
+  ["false", false],
+]);
+
 function whole(range: Range) {
   return z
     .int({ error: ({ input }) => `${show(input)} is not a whole number` })
@@ -48,13 +77,22 @@ const numbers = Object.fromEntries(Object.entries<Range>(RANGES).map(([key, rang
 
 const listenAddress = parsed(parseListenAddress);
 
-/** One schema a key; keys of the file's `limits` section are written `limits.x`. */
+/** One schema a key; keys of the file's sections are written `limits.x`, `tls.x`. */
 export const settingsSchema = z.object({
   listen: z.preprocess(
     (input) => (typeof input === "string" ? [input] : input),
     z.array(listenAddress, { error: ({ input }) => `${show(input)} is not an address or a list of addresses` }).min(1, {
       error: "names no address",
     }),
+  ),
+  socket_mode: parsed(parseSocketMode),
+  socket_group: parsed(parseSocketGroup),
+  "tls.cert": parsed(parseTlsFile),
+  "tls.key": parsed(parseTlsFile),
+  "tls.client_ca": parsed(parseTlsFile),
+  insecure: z.preprocess(
+    (input) => INSECURE.get(input) ?? input,
+    z.boolean({ error: ({ input }) => `${show(input)} is neither true nor false` }),
   ),
   metrics: parsed(parseMetrics),
   runtime_dir: parsed(parseRuntimeDir),
@@ -79,7 +117,9 @@ const LIMITS_PREFIX = "limits.";
 export const LIMIT_KEYS = KEYS.filter((key) => key.startsWith(LIMITS_PREFIX)).map((key) =>
   key.slice(LIMITS_PREFIX.length),
 );
-export const TOP_LEVEL_KEYS = KEYS.filter((key) => !key.startsWith(LIMITS_PREFIX));
+const TLS_PREFIX = "tls.";
+export const TLS_KEYS = KEYS.filter((key) => key.startsWith(TLS_PREFIX)).map((key) => key.slice(TLS_PREFIX.length));
+export const TOP_LEVEL_KEYS = KEYS.filter((key) => !key.startsWith(LIMITS_PREFIX) && !key.startsWith(TLS_PREFIX));
 
 export function isKey(name: string): name is Key {
   return Object.hasOwn(settingsSchema.shape, name);
@@ -98,6 +138,16 @@ export function remedyFor(key: Key): string {
   switch (key) {
     case "listen":
       return "give unix:PATH or HOST:PORT, or a list of these";
+    case "socket_mode":
+      return SOCKET_MODE_REMEDY;
+    case "socket_group":
+      return "give a group's name, or auto";
+    case "tls.cert":
+    case "tls.key":
+    case "tls.client_ca":
+      return "give a PEM file, or off";
+    case "insecure":
+      return "give true or false";
     case "metrics":
       return "give HOST:PORT or off";
     case "runtime_dir":

@@ -1,6 +1,7 @@
 /** nmi.v1.Broker on grpc-js: requests in, the broker asked, answers out. No state of its own. */
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from "@grpc/grpc-js";
 import type { Source } from "../../pmu/source.js";
+import { describePeer, peerOf } from "../auth/peer.js";
 import type { Broker } from "../broker/broker.js";
 import { BrokerError } from "../broker/errors.js";
 import type { Handler } from "../broker/handler.js";
@@ -32,7 +33,7 @@ export function brokerImplementation(parts: ServiceParts): UntypedServiceImpleme
     <Request, Response>(answer: (request: Request, peer: string) => Response | Promise<Response>) =>
     async (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>): Promise<void> => {
       try {
-        callback(null, await answer(call.request, peerOf(call)));
+        callback(null, await answer(call.request, describePeer(peerOf(call))));
       } catch (error) {
         callback(toCallError(error, parts.onFault));
       }
@@ -48,12 +49,6 @@ export function brokerImplementation(parts: ServiceParts): UntypedServiceImpleme
     WatchHandlers: (call: ServerWritableStream<unknown, unknown>) => watchHandlers(parts, call),
     GetStatus: unary(() => statusMessage(parts)),
   };
-}
-
-/** grpc-js names the peer of a Unix socket by the socket's own path, or not at all. */
-function peerOf(call: { getPeer(): string }): string {
-  const peer = call.getPeer();
-  return /:\d+$/.test(peer) ? peer : "unix";
 }
 
 function listEvents(source: Source): object {

@@ -1,5 +1,6 @@
 /** One table from the daemon's errors to gRPC statuses. */
 import { status } from "@grpc/grpc-js";
+import { UnknownPeerError } from "../auth/peer.js";
 import { BrokerError, type BrokerErrorCode } from "../broker/errors.js";
 
 const STATUS: Record<BrokerErrorCode, status> = {
@@ -19,6 +20,7 @@ export interface CallError {
 
 /** Anything but a BrokerError is a fault of the daemon: logged whole, answered without its insides. */
 export function toCallError(error: unknown, onFault: (error: Error) => void): CallError {
+  if (error instanceof UnknownPeerError) return { code: status.UNAUTHENTICATED, details: error.message };
   if (error instanceof BrokerError) return { code: STATUS[error.code], details: error.message };
   onFault(error as Error);
   return { code: status.INTERNAL, details: "internal error: the daemon's log says more." };
