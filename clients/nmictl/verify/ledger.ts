@@ -58,6 +58,8 @@ export class StreamLedger {
   readonly events: EventLedger[] = [];
   readonly losses = new Map<string, number>();
   readonly eventWide = new Map<string, number>();
+  /** Told by the event: the daemon was not there. */
+  readonly gaps: Loss[] = [];
   readonly problems: string[] = [];
   #streams = 0;
   #startedThisStream = true;
@@ -171,6 +173,11 @@ export class StreamLedger {
 
   #lose(loss: Loss): void {
     const { count, reason, eventIndex } = loss;
+    // Of the time between two daemons nobody knows how many there would have been.
+    if (loss.eventWide && reason === "RESTART" && count === 0) {
+      this.gaps.push(loss);
+      return;
+    }
     if (count <= 0) this.#problem(`a loss of ${count} for ${reason}`);
     if (loss.eventWide) {
       // Nobody knows whether it was this handler's: it has no numbers and is in no books.

@@ -116,6 +116,13 @@ export class HeldStream implements DeliveryStream {
     this.ended = true;
   }
 
+  suspended = false;
+
+  suspend(): void {
+    assert.ok(!this.ended && !this.aborted && !this.holds, "after all that was written");
+    this.suspended = true;
+  }
+
   abort(): void {
     this.aborted = true;
   }
@@ -367,6 +374,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
           clock: "CLOCK_MONOTONIC",
           source: "synthetic",
           fallback: false,
+          lease_ms: 10_000,
         },
       };
       delivery.attach(attached, started);
