@@ -6,7 +6,7 @@ import type { Delivery } from "./messages.js";
 /** What a stream breaks with while its handler lives on. */
 const BREAKS = new Set(["UNAVAILABLE", "CANCELLED", "ABORTED", "INTERNAL"]);
 const RETRY_MS_MIN = 20;
-const RETRY_MS_MAX = 500;
+const RETRY_MS_MAX = 200;
 
 /**
  * Everything that `open`'s streams bring, each from its `started` on. The next one is asked for until the handler's lease has

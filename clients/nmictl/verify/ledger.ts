@@ -218,14 +218,16 @@ export class StreamLedger {
     const reasons = books.flatMap(({ source, losses }) => (losses === undefined ? [] : [{ source, losses }]));
     this.#sameLosses(reasons);
     const events = books.find((own) => own.events !== undefined)?.events;
-    if (this.end === null) this.#takeBackSurplus(first.delivered, events ?? []);
+    if (this.end === null) this.#takeBackSurplus(first.delivered, events ?? [], reasons[0]?.losses);
     this.#against(first, events, reasons[0]?.losses);
   }
 
   /** A stream that broke for good: its last messages may have arrived after the daemon took them for lost. */
-  #takeBackSurplus(delivered: number, events: readonly EventBooks[]): void {
+  #takeBackSurplus(delivered: number, events: readonly EventBooks[], losses: readonly LossCount[] | undefined): void {
+    const booked = new Map(losses?.map(({ reason, count }) => [reason as string, count]));
     const isMore = (): boolean =>
       this.samples > delivered ||
+      (losses !== undefined && [...this.losses].some(([reason, count]) => count > (booked.get(reason) ?? 0))) ||
       events.some((event) => (this.events[event.eventIndex]?.samples ?? 0) > event.delivered);
     for (let last = this.#latest.at(-1); last !== undefined && isMore(); last = this.#latest.at(-1)) {
       this.takeBack(last.sequence);

@@ -54,6 +54,8 @@ export class Subject {
   readonly #disconnects: boolean;
   #books: DeregisterResponse | null = null;
   #discarded = false;
+  /** It was removed before its broken stream could be resumed. */
+  #gone = false;
   /** It went while the daemon was restarted, and its last books with it. */
   #unseen = false;
   /** The last stream was broken on purpose. */
@@ -108,8 +110,8 @@ export class Subject {
 
   async #read(signal: AbortSignal, onStarted: () => void): Promise<void> {
     for (let attempt = 0; ; attempt++) {
+      let begun = 0;
       try {
-        let begun = 0;
         const deliveries = this.#client.subscribe(this.handlerId, { signal });
         for await (const delivery of deliveries) {
           // More than one where the stream was resumed, because the daemon was restarted.
@@ -123,12 +125,16 @@ export class Subject {
         return;
       } catch (error) {
         if (signal.aborted) return;
-        // The daemon may learn of the last stream's end after we have asked for the next.
+        // The daemon may learn of the last stream's end after we have asked for the next, or be in the middle of a restart.
         const early =
-          error instanceof RpcError && error.code === "FAILED_PRECONDITION" && /live stream/.test(error.message);
+          error instanceof RpcError &&
+          ((error.code === "FAILED_PRECONDITION" && /live stream/.test(error.message)) ||
+            (error.code === "UNAVAILABLE" && begun === 0));
         if (early && attempt < RETRIES_MAX) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-        else if (this.#isExpected(error)) return;
-        else {
+        else if (this.#isExpected(error)) {
+          this.#gone = this.ledger.streams > 0 && (error as RpcError).code !== "CANCELLED";
+          return;
+        } else {
           this.ledger.problems.push(`the stream failed: ${(error as Error).message}`);
           return;
         }
@@ -139,7 +145,11 @@ export class Subject {
   /** A removal cuts a stream whose reader is stuck, and there is none for a handler that has gone. */
   #isExpected(error: unknown): boolean {
     if (!(error instanceof RpcError)) return false;
-    return ["CANCELLED", "ABORTED", "NOT_FOUND"].includes(error.code) || /is being removed/.test(error.message);
+    return (
+      ["CANCELLED", "ABORTED", "NOT_FOUND"].includes(error.code) ||
+      // While the daemon was restarted.
+      /is being removed|lease of \d+ ms ran out/.test(error.message)
+    );
   }
 
   /** Stops reading: what the daemon sends piles up, here a little and then there. */
@@ -190,7 +200,8 @@ export class Subject {
   /** Only a reader that may have been stuck when it was removed goes without an end. */
   #checkEnd(): void {
     const { end, streams, problems } = this.ledger;
-    const mayBeCut = this.#brokenOff || this.#discarded || this.#disconnects || this.#unseen || streams === 0;
+    const mayBeCut =
+      this.#brokenOff || this.#discarded || this.#disconnects || this.#gone || this.#unseen || streams === 0;
     if (end === null && !mayBeCut) problems.push("its last stream brought no end");
     if (end?.reason === "OVERFLOWED" && !this.#disconnects) problems.push("it ended as OVERFLOWED");
   }
