@@ -307,7 +307,10 @@ export interface DeliveryFixture {
 }
 
 export type FixtureOptions = Partial<
-  Pick<DeliveryOptions, "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now" | "snapshot">
+  Pick<
+    DeliveryOptions,
+    "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now" | "snapshot" | "carried" | "settled"
+  >
 > & {
   readonly flushIntervalMs?: number;
   readonly arenaBytes?: number;
@@ -341,6 +344,8 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     now,
     encode: encodeDelivery,
     memory,
+    carried: options.carried,
+    settled: options.settled,
     latency: new LatencyHistogram(new Float64Array(HISTOGRAM_WORDS)),
     sampleLatency: null,
     onOverflow: () => overflows++,
