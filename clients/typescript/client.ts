@@ -105,7 +105,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
     "grpc.enable_http_proxy": 0,
     // A daemon that is restarted is back within a second, which is what grpc-js would wait before it looks again.
     "grpc.initial_reconnect_backoff_ms": 50,
-    "grpc.max_reconnect_backoff_ms": 1000,
+    "grpc.max_reconnect_backoff_ms": 200,
     ...options.channelOptions,
   });
   const service = loadService();
