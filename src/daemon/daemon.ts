@@ -1,7 +1,9 @@
 /** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
+import { readFileSync } from "node:fs";
 import { viewMemory } from "../pmu/ffi.js";
 import type { RingDescriptor } from "../pmu/source.js";
 import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js";
+import { adoptSlots, highestGeneration } from "../registry/adopt.js";
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
@@ -14,6 +16,7 @@ import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
 import { rateText } from "./broker/rates.js";
+import { handleOf } from "./broker/registration.js";
 import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
@@ -44,10 +47,18 @@ import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
 import { RuntimeDir } from "./runtime-dir.js";
+import { BooksFile, booksFileBytes } from "./state/books-file.js";
+import { HandlerRecords, NO_RECORDS } from "./state/records.js";
+import { type Recovery, recover } from "./state/recover.js";
+import { STATE_VERSION } from "./state/saved-handler.js";
+import { type Report, StateFiles } from "./state/state-files.js";
 
 /** Streams get this long to take what is left and their end, when the daemon stops. */
 const STOP_STREAMS_MS = 3000;
+/** Nobody counts while handlers are left to the next daemon: who keeps up has taken what is left in a fraction of this. */
+const SUSPEND_STREAMS_MS = 1000;
 const STOP_SERVER_MS = 1000;
+const BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id";
 const HOUSEKEEPING_MS = 1000;
 const NS_PER_MS = 1e6;
 
@@ -62,8 +73,12 @@ export interface Daemon {
   status(): string;
   /** Puts in force what can be while it runs. Rejects when the configuration will not do, and changes nothing then. */
   reload(config: DaemonConfig): Promise<ReloadReport>;
-  /** Ends every stream, closes everything, removes what it created. Idempotent. */
-  stop(): Promise<void>;
+  /** Ends every stream, closes everything, removes what it created. With `keep` handlers are left to the next daemon. Idempotent. */
+  stop(options?: StopOptions): Promise<void>;
+}
+
+export interface StopOptions {
+  readonly keep: boolean;
 }
 
 /** Undone in reverse, also when the start fails half-way. */
@@ -87,9 +102,17 @@ export async function startDaemon(
   onFatal: (error: Error) => void,
 ): Promise<Daemon> {
   const undo = new Undo();
+  // A daemon that does not get to its feet leaves everything as it found it.
+  const stopping = { keep: true };
   try {
-    const running = await start(config, version, log, onFatal, undo);
-    return { ...running, stop: () => undo.run() };
+    const running = await start(config, version, log, onFatal, undo, stopping);
+    return {
+      ...running,
+      stop: ({ keep } = { keep: false }) => {
+        stopping.keep = keep;
+        return undo.run();
+      },
+    };
   } catch (error) {
     await undo.run();
     throw error;
@@ -102,6 +125,7 @@ async function start(
   log: Logger,
   onFatal: (error: Error) => void,
   undo: Undo,
+  stopping: StopOptions,
 ): Promise<Omit<Daemon, "stop">> {
   const now = monotonicClock();
   const startedNs = now();
@@ -113,13 +137,36 @@ async function start(
 
   const { capacity, dispatchers } = config;
   const { bytes } = tableLayout(capacity, dispatchers);
+  const bootId = readFileSync(BOOT_ID_FILE, "utf8").trim();
+  const warn = (message: string, fields: Record<string, unknown>): void => log.warn(fields, message);
+  const stateFiles = new StateFiles(runtimeDir.stateDir(), warn);
+  // Before the files that it reads are replaced.
+  const recovery = recoverFrom(runtimeDir, stateFiles, bootId, warn);
+  const { generationFloor } = recovery;
+  const recovered = config.restart === "keep" ? recovery.handlers : [];
+  if (config.restart === "end") for (const { saved } of recovery.handlers) stateFiles.removeHandler(saved.slot);
+  stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor });
   const tableFile = runtimeDir.createTable(bytes);
   undo.push(() => tableFile.close());
   const memory = viewMemory(tableFile.address, bytes);
   const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
+  const held = recovered.map(handleOf).filter(({ slot }) => slot < capacity);
+  adoptSlots(memory, layout, held, generationFloor);
+  undo.push(() => {
+    const highest = Math.max(generationFloor, highestGeneration(memory, layout));
+    try {
+      stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor: highest });
+    } catch (error) {
+      log.error({ err: error }, "the next daemon cannot be told which ids were given out");
+    }
+  });
+  const booksBytes = booksFileBytes(capacity);
+  const booksMapped = runtimeDir.createBooks(booksBytes);
+  undo.push(() => booksMapped.close());
+  const booksFile = BooksFile.format(viewMemory(booksMapped.address, booksBytes), capacity);
   const shared = new SharedMemory(capacity, dispatchers);
   const words = new AtomicWords(memory);
-  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS);
+  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS, generationFloor);
   const counters = new SlotCounters(memory, layout);
 
   const shortfall = memoryShortfall(config, config.limits.memoryMaxBytes);
@@ -180,6 +227,7 @@ async function start(
         liveness.look();
         void overload.look();
         void machine.look();
+        booksFile.aliveNs = now();
       }, HOUSEKEEPING_MS);
     },
     onProblem,
@@ -253,6 +301,15 @@ async function start(
   const removalWait = new Float64Array(HISTOGRAM_WORDS);
   const dispatchToStream = new Float64Array(HISTOGRAM_WORDS);
   const sampleToStream = new Float64Array(HISTOGRAM_WORDS);
+  const records =
+    config.restart === "end"
+      ? NO_RECORDS
+      : new HandlerRecords(stateFiles, booksFile, {
+          bootId,
+          source,
+          now,
+          report: (message, fields) => log.error(fields, message),
+        });
   const broker: Broker = new Broker({
     source,
     fallback: fallbackReason !== null,
@@ -280,6 +337,7 @@ async function start(
       onChange: (intervalMs) => void host.tellAll({ kind: "flush interval", intervalMs }),
     }),
     flushTimes: new FlushTimes(now),
+    records,
     now,
     log: (event, fields, level = "info") => log[level](fields, event),
   });
@@ -316,6 +374,14 @@ async function start(
   };
   const snapshot = () => collect(parts);
   await host.started();
+  const stopBroker = (): Promise<void> =>
+    stopping.keep ? broker.suspend(SUSPEND_STREAMS_MS) : broker.stop(STOP_STREAMS_MS);
+  undo.push(stopBroker);
+  if (recovered.length > 0) {
+    const { gapNsMax, ...counts } = await broker.restore(recovered);
+    const restored = { ...counts, gap_ms_max: Math.round(gapNsMax / NS_PER_MS), killed: recovery.wasKilled };
+    log.info(restored, "handlers of the daemon before this one");
+  }
   let phase: DaemonPhase = "starting";
   const health = new Health({
     liveness,
@@ -357,7 +423,8 @@ async function start(
   });
   addresses.listen = server.addresses;
   undo.push(() => server.close(STOP_SERVER_MS));
-  undo.push(() => broker.stop(STOP_STREAMS_MS));
+  // Before the server closes; the other time is for a server that could not be had.
+  undo.push(stopBroker);
   phase = "serving";
   undo.push(() => {
     phase = "stopping";
@@ -412,6 +479,16 @@ function passedSockets(log: Logger): PassedSocket[] {
     if (socket === null) log.info(fd, "passed by the service manager, and no socket to listen on");
     return socket ?? [];
   });
+}
+
+function recoverFrom(runtimeDir: RuntimeDir, files: StateFiles, bootId: string, report: Report): Recovery {
+  const left = runtimeDir.openLeft();
+  try {
+    return recover(files, { table: left.table?.memory ?? null, books: left.books?.memory ?? null }, bootId, report);
+  } finally {
+    left.table?.close();
+    left.books?.close();
+  }
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

@@ -18,19 +18,25 @@ import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import type { SegmentReader } from "../delivery/segments.js";
 import type { DispatcherHost } from "../dispatch/host.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
+import type { Records } from "../state/records.js";
+import type { RecoveredHandler } from "../state/recover.js";
 import type { ArmedEvents } from "./armed-events.js";
 import type { BooksAudit } from "./audit.js";
+import { booksOf, Departed, tellDeparted } from "./departed.js";
 import { BrokerError } from "./errors.js";
 import type { Handler, RemovalResult } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
 import type { MachineWatch } from "./machine-watch.js";
 import { resolvedEventMessages } from "./messages.js";
-import { closeHandler, openHandler } from "./registration.js";
+import { closeHandler, type DeliveryReports, openHandler } from "./registration.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
+import { type RestoreCounts, Restoring } from "./restore.js";
 import type { Tally } from "./tally.js";
 import type { TaskTracking } from "./task-tracking.js";
 
 export type EndReason = "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
+/** A handler that is suspended goes on in the next daemon. */
+type RemovalReason = EndReason | "SUSPENDED";
 
 /** The dispatchers, as the broker needs them. */
 export interface Dispatchers extends Pick<DispatcherHost, "tellAll"> {
@@ -60,6 +66,8 @@ export interface BrokerParts {
   readonly streamMemory: StreamMemory;
   readonly flushPacer: FlushPacer;
   readonly flushTimes: FlushTimes;
+  /** What the next daemon is left with. */
+  readonly records: Records;
   readonly now: NsClock;
   /** "info" where no level is given. */
   readonly log: (event: string, fields: Record<string, unknown>, level?: "info" | "warn" | "error") => void;
@@ -80,7 +88,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
   readonly #byName = new Map<string, Handler | null>();
   /** On the way: a stop waits for them. */
   readonly #registering = new Set<Promise<Handler>>();
+  readonly #departed = new Departed();
   #stopping = false;
+  #suspending = false;
 
   constructor(parts: BrokerParts) {
     super();
@@ -136,14 +146,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { table, armedEvents, kernelLoss, tally, log } = this.#parts;
     // Losses up to now are not this handler's to hear of.
     kernelLoss.poll(this.handlers);
-    const handler = await openHandler(this.#parts, spec, peer, {
-      onOverflow: () => {
-        log("handler evicted", { ...whose(handler), why: "its queue overflowed, and it asked for DISCONNECT" }, "warn");
-        void this.#removeUnattended(handler, "OVERFLOWED", "DISCONNECTED");
-      },
-      // One stream's fault is not the others'.
-      onFault: (error) => this.#streamGone(handler, "stream failed", { error: error.message }, "warn"),
-    });
+    const reports = this.#reports(() => handler);
+    const handler = await openHandler(this.#parts, spec, peer, reports);
     if (this.#stopping) {
       await closeHandler(this.#parts, handler);
       throw stoppingError();
@@ -152,6 +156,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#byName.set(spec.name, handler);
     table.activate(handler.handle);
     this.#startLease(handler);
+    this.#parts.records.registered(handler);
     tally.registrations++;
     log("handler registered", { ...whose(handler), events: spec.events.map((e) => e.name) });
     this.emit("changed", handler, "ADDED");
@@ -164,8 +169,15 @@ export class Broker extends EventEmitter<BrokerEvents> {
     return handler;
   }
 
-  /** Connects a stream; the caller reports its end through `streamBroken`. */
-  subscribe(id: number, stream: DeliveryStream): Handler {
+  /** Connects a stream; the caller reports its end through `streamBroken`. null: the stream is told why there is no handler. */
+  subscribe(id: number, stream: DeliveryStream): Handler | null {
+    if (this.#suspending) throw stoppingError();
+    const departed = this.#departed.take(id);
+    if (departed !== undefined) {
+      const { source, fallback } = this.#parts;
+      tellDeparted(departed, stream, { clock: source.clock, source: source.kind, fallback });
+      return null;
+    }
     const handler = this.#find(id);
     if (handler.removal !== null) {
       throw new BrokerError("FAILED_PRECONDITION", `handler_id: ${id} is being removed: register again.`);
@@ -189,12 +201,14 @@ export class Broker extends EventEmitter<BrokerEvents> {
         clock: source.clock,
         source: source.kind,
         fallback,
+        lease_ms: handler.spec.leaseMs,
       },
     });
     // It has failed at once, and been logged: the handler waits for another one, as if this had not been.
     if (!handler.delivery.subscribed) return handler;
     const resumed = handler.everSubscribed;
     handler.everSubscribed = true;
+    this.#parts.records.lease(handler, 0);
     if (first) source.begin();
     this.#parts.log(resumed ? "handler resumed" : "handler subscribed", whose(handler));
     this.emit("changed", handler, "CHANGED");
@@ -219,6 +233,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
 
   /** Final when it resolves. DEADLINE_EXCEEDED leaves the handler DRAINING; a retry finishes it. */
   async deregister(id: number, timeoutMs: number, discard: boolean): Promise<RemovalResult> {
+    if (this.#suspending) throw stoppingError();
+    const departed = this.#departed.take(id);
+    if (departed !== undefined) return { books: booksOf(departed), waitedNs: 0 };
     const handler = this.#find(id);
     const removal = this.#remove(handler, "DEREGISTERED", discard ? "DISCARDED" : null);
     const asked = timeoutMs === 0 ? this.#parts.limits.deregisterTimeoutDefaultMs : timeoutMs;
@@ -259,6 +276,62 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.emit("stopped");
   }
 
+  /**
+   * Leaves the handlers to the next daemon: nothing is counted from here on, streams get what they are owed, bounded by
+   * `timeoutMs`, and break.
+   */
+  async suspend(timeoutMs: number): Promise<void> {
+    const { armedEvents, host, now } = this.#parts;
+    this.#stopping = true;
+    await Promise.allSettled(this.#registering);
+    this.#suspending = true;
+    await armedEvents.pause();
+    const stoppedNs = now();
+    // What the rings hold was counted, and is owed.
+    await host.tellAll({ kind: "drain" });
+    const timer = setTimeout(() => {
+      for (const handler of this.#bySlot.values()) handler.delivery.discard("RESTART");
+    }, timeoutMs);
+    await Promise.all(
+      [...this.#bySlot.values()].map((handler) => {
+        if (handler.removal === null) handler.stoppedNs = stoppedNs;
+        return this.#remove(handler, "SUSPENDED", null);
+      }),
+    );
+    clearTimeout(timer);
+    this.#departed.clear();
+    this.emit("stopped");
+  }
+
+  /** Takes the handlers of the daemon before this one up. Before anyone can call. */
+  restore(handlers: readonly RecoveredHandler[]): Promise<RestoreCounts> {
+    const restoring = new Restoring(this.#parts, {
+      departed: this.#departed,
+      reports: (handler) => this.#reports(handler),
+      take: (handler, leaseEndsNs) => {
+        this.#bySlot.set(handler.handle.slot, handler);
+        this.#byName.set(handler.spec.name, handler);
+        this.#parts.table.activate(handler.handle);
+        this.#startLease(handler, Math.min(leaseEndsNs, this.#parts.now() + handler.spec.leaseMs * NS_PER_MS));
+      },
+      drop: (handler) => this.#remove(handler, "DEREGISTERED", "RESTART"),
+    });
+    return restoring.run(handlers);
+  }
+
+  /** What delivery has to say of the handler that `handler` will have given by then. */
+  #reports(handler: () => Handler): DeliveryReports {
+    return {
+      onOverflow: () => {
+        const why = "its queue overflowed, and it asked for DISCONNECT";
+        this.#parts.log("handler evicted", { ...whose(handler()), why }, "warn");
+        void this.#removeUnattended(handler(), "OVERFLOWED", "DISCONNECTED");
+      },
+      // One stream's fault is not the others'.
+      onFault: (error) => this.#streamGone(handler(), "stream failed", { error: error.message }, "warn"),
+    };
+  }
+
   #find(id: number): Handler {
     const handler = this.#bySlot.get(slotOfId(id));
     if (handler === undefined || handler.handle.generation !== generationOfId(id)) {
@@ -270,7 +343,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     return handler;
   }
 
-  #remove(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<RemovalResult> {
+  #remove(handler: Handler, reason: RemovalReason, discard: LossReason | null): Promise<RemovalResult> {
     if (handler.removal === null) {
       handler.removal = this.#removeNow(handler, reason, discard);
       // The awaiting caller sees a failure; a removal nobody waits for must not end the daemon unexplained.
@@ -297,10 +370,11 @@ export class Broker extends EventEmitter<BrokerEvents> {
     clearInterval(watch);
   }
 
-  async #removeNow(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<RemovalResult> {
-    const { table, host, armedEvents, removalWait, tally, audit, now } = this.#parts;
-    this.#endLease(handler);
+  async #removeNow(handler: Handler, reason: RemovalReason, discard: LossReason | null): Promise<RemovalResult> {
+    const { table, host, armedEvents, removalWait, tally, audit, records, now } = this.#parts;
     const startNs = now();
+    const leaseEndsNs = (handler.lease?.endsAtMs ?? startNs / NS_PER_MS + handler.spec.leaseMs) * NS_PER_MS;
+    this.#endLease(handler);
     handler.removingSinceNs = startNs;
     table.beginRemoval(handler.handle);
     this.emit("changed", handler, "CHANGED");
@@ -317,7 +391,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
       );
     });
     if (handler.spec.tasks !== null) await this.#parts.taskTracking.release(handler.spec.tasks);
-    const books = await handler.delivery.finish(reason, discard);
+    const books =
+      reason === "SUSPENDED" ? await this.#leave(handler, leaseEndsNs) : await handler.delivery.finish(reason, discard);
     audit.checkHandler(handler.id, handler.spec.name, books);
     await host.tellAll({ kind: "detach", slot: handler.handle.slot, generation: handler.handle.generation });
     tally.retireHandler(books);
@@ -325,10 +400,20 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#byName.delete(handler.spec.name);
     this.#parts.outboxMemory.give(handler.chargedBytes);
     this.#tidyFrames();
+    if (reason !== "SUSPENDED") records.removed(handler.handle.slot);
     table.release(handler.handle);
-    this.#parts.log("handler removed", logBooks(handler, reason, books, waitedNs));
-    this.emit("changed", handler, "REMOVED");
+    const what = reason === "SUSPENDED" ? "handler suspended" : "handler removed";
+    this.#parts.log(what, logBooks(handler, reason, books, waitedNs));
+    if (reason !== "SUSPENDED") this.emit("changed", handler, "REMOVED");
     return { books, waitedNs };
+  }
+
+  /** Its books are what the next daemon begins with. */
+  async #leave(handler: Handler, leaseEndsNs: number): Promise<Books> {
+    const { stoppedNs, everSubscribed } = handler;
+    const { books, carried } = await handler.delivery.suspend();
+    this.#parts.records.suspended(handler, { everSubscribed, leaseEndsNs, stoppedNs, carried });
+    return books;
   }
 
   #tidyFrames(): void {
@@ -336,14 +421,16 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#parts.streamMemory.letGoOfIdle();
   }
 
-  #startLease(handler: Handler): void {
-    const { leaseMs } = handler.spec;
+  /** Ends at `endsNs`, or when its whole time has passed. */
+  #startLease(handler: Handler, endsNs = this.#parts.now() + handler.spec.leaseMs * NS_PER_MS): void {
+    const leaseMs = Math.max(0, endsNs - this.#parts.now()) / NS_PER_MS;
+    this.#parts.records.lease(handler, endsNs);
     const timer = setTimeout(() => {
       handler.lease = null;
       this.#parts.log("handler evicted", { ...whose(handler), why: "its lease ran out", lease_ms: leaseMs }, "warn");
       void this.#remove(handler, "DEREGISTERED", "LEASE_EXPIRED");
     }, leaseMs);
-    handler.lease = { timer, endsAtMs: this.#parts.now() / NS_PER_MS + leaseMs };
+    handler.lease = { timer, endsAtMs: endsNs / NS_PER_MS };
   }
 
   #endLease(handler: Handler): void {
@@ -364,7 +451,7 @@ function stoppingError(): BrokerError {
   return new BrokerError("UNAVAILABLE", "the daemon is stopping: connect again when it is back.");
 }
 
-function logBooks(handler: Handler, reason: EndReason, books: Books, waitedNs: number): Record<string, unknown> {
+function logBooks(handler: Handler, reason: RemovalReason, books: Books, waitedNs: number): Record<string, unknown> {
   const { matched, delivered, lost } = books;
   return { ...whose(handler), reason, matched, delivered, lost, waited_ns: waitedNs };
 }

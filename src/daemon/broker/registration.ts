@@ -18,6 +18,7 @@ import { COLUMN } from "../dispatch/columns.js";
 import { filterBytes } from "../dispatch/filter.js";
 import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
+import type { RecoveredHandler } from "../state/recover.js";
 import { snapshotMessages } from "../tasks/snapshot-messages.js";
 import { TaskFilter, type TaskSpec } from "../tasks/task-filter.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
@@ -43,6 +44,7 @@ export type OpeningParts = Pick<
   | "streamMemory"
   | "dispatchToStream"
   | "sampleToStream"
+  | "records"
   | "now"
   | "log"
 >;
@@ -64,10 +66,11 @@ export async function openHandler(
   peer: string,
   reports: DeliveryReports,
   allocate = allocateOutbox,
+  recovered: RecoveredHandler | null = null,
 ): Promise<Handler> {
   const { table, armedEvents, outboxMemory } = parts;
   const outbox = openOutbox(parts, spec, allocate);
-  const handle = table.claim();
+  const handle = recovered === null ? table.claim() : handleOf(recovered);
   if (handle === null) {
     outboxMemory.give(outbox.bytes);
     throw new BrokerError(
@@ -109,13 +112,18 @@ export async function openHandler(
     throw error instanceof PmuError ? refusal(error, "tasks") : error;
   }
   try {
-    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
+    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports, recovered);
     await attach(parts, handler, outbox);
     return handler;
   } catch (error) {
     await closeHandler(parts, { handle, spec, armed, users, chargedBytes: outbox.bytes });
     throw error;
   }
+}
+
+/** The slot that was adopted for it when the table was made. */
+export function handleOf({ saved }: RecoveredHandler): SlotHandle {
+  return { slot: saved.slot, generation: saved.generation };
 }
 
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
@@ -166,13 +174,17 @@ function createHandler(
   outbox: Outbox,
   peer: string,
   reports: DeliveryReports,
+  recovered: RecoveredHandler | null,
 ): Handler {
+  const carried = recovered?.left.carried ?? null;
+  const settled = parts.records.books(handle.slot);
+  settled.begin(handlerId(handle.generation, handle.slot), carried?.settled ?? []);
   return {
     id: handlerId(handle.generation, handle.slot),
     handle,
     spec,
     peer,
-    registeredAt: Date.now() / 1000,
+    registeredAt: recovered?.saved.registeredAt ?? Date.now() / 1000,
     users,
     places: wirePlaces(spec.events),
     armed,
@@ -187,6 +199,8 @@ function createHandler(
       now: parts.now,
       encode: encodeDelivery,
       memory: parts.streamMemory,
+      carried,
+      settled,
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
       ...reports,
@@ -201,7 +215,8 @@ function createHandler(
     }),
     chargedBytes: outbox.bytes,
     lease: null,
-    everSubscribed: false,
+    everSubscribed: recovered?.left.everSubscribed ?? false,
+    stoppedNs: 0,
     removal: null,
     removingSinceNs: null,
   };

@@ -25,6 +25,7 @@ describe("defaults", () => {
       capacity: 256,
       logLevel: "info",
       overload: "report",
+      restart: "keep",
       ringKib: 512,
       limits: {
         queueMaxBytes: 67_108_864,
@@ -226,6 +227,7 @@ describe("what is printed", () => {
       "capacity",
       "log-level",
       "overload",
+      "restart",
     ]) {
       assert(help.includes(`--${flag} <`), flag);
     }

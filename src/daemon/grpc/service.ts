@@ -100,7 +100,7 @@ function subscribe(parts: ServiceParts, call: SubscribeCall): void {
   const stream = parts.streams.open(call);
   try {
     const handler = parts.broker.subscribe(call.request.handler_id, stream);
-    stream.onBroken(() => parts.broker.streamBroken(handler));
+    if (handler !== null) stream.onBroken(() => parts.broker.streamBroken(handler));
   } catch (error) {
     call.emit("error", toCallError(error, parts.onFault));
   }

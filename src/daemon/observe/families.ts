@@ -82,7 +82,7 @@ const REASONS =
   "QUEUE_FULL and QUEUE_DROPPED_OLDEST: the consumer reads too slowly, give it a larger queue or a lower rate; " +
   "MEMORY: the same, and all queues together came near limits.memory_max_bytes; " +
   "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
-  "DISCARDED, SHUTDOWN: asked for";
+  "DISCARDED, SHUTDOWN: asked for; RESTART: in the memory of a daemon that was restarted";
 
 export const COUNTERS: readonly Family<number>[] = [
   total(
