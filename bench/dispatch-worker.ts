@@ -51,8 +51,6 @@ class Setup {
     const doorbell = new AtomicDoorbell(new SharedArrayBuffer(4));
     this.#dispatcher = new Dispatcher({
       index: 0,
-      rings: [{ cpu: 0, reader: this.#ring.reader }],
-      taskRings: [],
       walker: new TableWalker(new AtomicWords(memory), layout, 0, doorbell),
       counters: new SlotCounters(memory, layout),
       stats: new DispatcherStats(),
@@ -63,6 +61,7 @@ class Setup {
       capacity: handlers,
       aux: { view: viewMemory, enable: () => {} },
     });
+    this.#dispatcher.addRing(0, { cpu: 0, reader: this.#ring.reader });
     this.#dispatcher.addFormats(0, [SYNTHETIC_FORMAT]);
     const table = new HandlerTable(memory, layout, doorbell);
     this.#outboxes = Array.from({ length: handlers }, () => this.#register(table));

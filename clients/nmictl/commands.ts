@@ -2,8 +2,11 @@
 import type {
   ArmedEvent,
   BrokerClient,
+  CpuChange,
+  CpusStatus,
   GetStatusResponse,
   Handler,
+  KernelSettings,
   ListEventsResponse,
   Overload,
 } from "../typescript/index.js";
@@ -128,7 +131,34 @@ function formatOverload(overload: Overload | null): string {
 /** What is in force while a rate is lowered. */
 function formatLowered(event: ArmedEvent): string {
   const lowered = formatRate({ frequencyHz: event.loweredFrequencyHz, period: event.loweredPeriod });
-  return lowered === "" ? "" : `, LOWERED:${lowered}`;
+  return lowered === "" ? "" : `, LOWERED${event.loweredByKernel ? " BY THE KERNEL" : ""}:${lowered}`;
+}
+
+const CHANGES_SHOWN = 5;
+const CHANGE_VERBS: Readonly<Record<CpuChange["kind"], string>> = {
+  KIND_UNSPECIFIED: "changed",
+  GONE: "went",
+  COME: "came",
+  BACK: "went and came back",
+};
+
+function formatCpuChange({ cpu, kind, at, watchedUntil }: CpuChange): string {
+  const gap = kind !== "GONE" && watchedUntil > 0 ? `, not sampled since ${formatTime(watchedUntil)}` : "";
+  return `CPU ${cpu} ${CHANGE_VERBS[kind]} ${formatTime(at)}${gap}`;
+}
+
+function formatTime(unixSeconds: number): string {
+  return new Date(unixSeconds * 1000).toISOString();
+}
+
+function formatWatched({ watched, changes, changesTotal }: CpusStatus): string {
+  const none = changesTotal === 0 ? "" : `, ${changesTotal} changes since the start`;
+  return [`${formatCpus(watched) || "none"}${none}`, ...changes.slice(-CHANGES_SHOWN).map(formatCpuChange)].join("; ");
+}
+
+function formatSettings(settings: KernelSettings): string {
+  const paranoid = settings.paranoidKnown ? settings.perfEventParanoid : "hidden";
+  return `perf_event_paranoid ${paranoid}, perf_event_max_sample_rate ${settings.perfEventMaxSampleRate}`;
 }
 
 function formatAuxTotals({
@@ -153,6 +183,11 @@ function formatStatus(answer: GetStatusResponse): string {
     ["handlers", `${answer.handlers} of ${answer.capacity}`],
     ["overload", formatOverload(answer.overload)],
   ];
+  if (answer.cpus !== null) lines.push(["CPUs", formatWatched(answer.cpus)]);
+  if (answer.kernelSettings !== null) lines.push(["kernel", formatSettings(answer.kernelSettings)]);
+  for (const { name, refused } of answer.events) {
+    if (refused !== "") lines.push(["refused now", `${name}, which goes on all the same: ${refused}`]);
+  }
   if (totals) {
     lines.push(
       ["samples", `${totals.samples}, unclaimed ${totals.unclaimed}, lost by the kernel ${totals.kernelLost}`],

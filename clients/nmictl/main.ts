@@ -6,6 +6,7 @@ import { type BrokerClient, connect, NmiError } from "../typescript/index.js";
 import * as commands from "./commands.js";
 import {
   collectCpus,
+  collectEvents,
   collectFields,
   collectTexts,
   collectUints,
@@ -19,6 +20,7 @@ import {
   tlsOptions,
 } from "./options.js";
 import { Output, printable } from "./output.js";
+import { parseBranchFilter } from "./record/branch-filter.js";
 import type { RecordOptions } from "./record/options.js";
 import { record } from "./record/record.js";
 import { type SubscribeOptions, subscribe } from "./subscribe.js";
@@ -118,7 +120,11 @@ function defineSubscribe(): void {
   program
     .command("subscribe")
     .description("register a handler, print its samples, and its books at the end")
-    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .option(
+      "-e, --event <name>",
+      "in perf's syntax, several with commas; may be repeated (default: the daemon's)",
+      collectEvents,
+    )
     .addOption(
       new Option("-F, --frequency <hz>", "samples a second, of each event")
         .argParser(parsePositiveUint32)
@@ -161,7 +167,11 @@ function defineRecord(): void {
     .command("record")
     .description("record samples as perf record does, to a file that perf report, script and annotate read")
     .argument("[command...]", "run and recorded, with whom it forks; after --")
-    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .option(
+      "-e, --event <name>",
+      "in perf's syntax, several with commas; may be repeated (default: the daemon's)",
+      collectEvents,
+    )
     .addOption(
       new Option("-F, --frequency <hz>", "samples a second, of each event (default: 4000)")
         .argParser(parsePositiveUint32)
@@ -172,7 +182,11 @@ function defineRecord(): void {
     .option("-g", "with callchains")
     .addOption(new Option("--call-graph <mode>", "how callchains are made").choices(["fp", "dwarf"]))
     .option("-b, --branch-any", "with the branches before it")
-    .addOption(new Option("-j, --branch-filter <kind>", "with branches of a kind").choices(["any"]))
+    .addOption(
+      new Option("-j, --branch-filter <kinds>", "with branches of these kinds and levels, such as any_call,u")
+        .argParser(parseBranchFilter)
+        .conflicts("branchAny"),
+    )
     .option("-d, --data", "with data addresses")
     .option("-W, --weight", "with weights")
     .option("--phys-data", "with physical data addresses")
@@ -207,7 +221,11 @@ function defineVerify(): void {
     .option("--seconds <n>", "how long", parseSeconds, 30)
     .option("--handlers <n>", "how many at a time, beside one that gets everything", (text) => parseUint(text), 12)
     .option("--seed <n>", "of what they do; a run that failed says which it was", (text) => parseUint(text))
-    .option("-e, --event <name>", "in perf's syntax; may be repeated (default: the daemon's)", collectTexts)
+    .option(
+      "-e, --event <name>",
+      "in perf's syntax, several with commas; may be repeated (default: the daemon's)",
+      collectEvents,
+    )
     .option(
       "-F, --frequency <hz>",
       "of the fastest handler (default: every sample, or 99 from the kernel)",

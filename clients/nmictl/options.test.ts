@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { InvalidArgumentError } from "commander";
-import { collectCpus, collectUints, defaultAddress, parseSeconds, parseUint } from "./options.js";
+import { collectCpus, collectEvents, collectUints, defaultAddress, parseSeconds, parseUint } from "./options.js";
 
 test("the default address follows the environment and the user", () => {
   const xdg = { XDG_RUNTIME_DIR: "/run/user/7" };
@@ -20,6 +20,24 @@ test("lists", () => {
   for (const text of ["", "2-1", "1-", "-", "0-1-2", "0-4294967295"]) {
     assert.throws(() => collectCpus(text), InvalidArgumentError, text);
   }
+});
+
+test("events, several with commas as perf takes them", () => {
+  assert.deepEqual(collectEvents("cycles:u,cpu-clock", ["faults"]), ["faults", "cycles:u", "cpu-clock"]);
+  for (const text of ["cycles", "cpu/event=0x3c,umask=0/k", "{cycles,cs}:S", "{cpu/event=1,umask=2/,mem:0/4,cs}", ""]) {
+    assert.deepEqual(collectEvents(text), [text]);
+  }
+  const several = [
+    "{cs,mem:0x10/4:rw,cpu/event=1,umask=2/}:u",
+    "mem:0/1",
+    "mem:0/8:w",
+    "cpu/a,b/",
+    "sched:sched_switch",
+  ];
+  assert.deepEqual(collectEvents(several.join(",")), several);
+  // What is missing is the daemon's to say.
+  for (const text of ["cpu/event=1,umask=2", "{cycles,cs"]) assert.deepEqual(collectEvents(text), [text]);
+  assert.deepEqual(collectEvents("cycles,"), ["cycles", ""]);
 });
 
 test("numbers", () => {

@@ -75,6 +75,35 @@ export function collectUints(text: string, earlier: readonly number[] = []): rea
   return [...earlier, ...text.split(",").map((item) => parseUint(item.trim()))];
 }
 
+/**
+ * Events as `perf record -e` takes them: several with commas between them, but for those commas that are a group's, or
+ * between a PMU's slashes. What is between two commas goes to the daemon as it is.
+ */
+export function collectEvents(text: string, earlier: readonly string[] = []): readonly string[] {
+  const events: string[] = [];
+  let from = 0;
+  let inGroup = false;
+  let inTerms = false;
+  // A breakpoint has one slash, before its length.
+  let isBreakpoint = startsBreakpoint(text, 0);
+  for (let index = 0; index < text.length; index++) {
+    const letter = text[index];
+    if (letter === "/") inTerms = !inTerms && !isBreakpoint;
+    else if (inTerms) continue;
+    else if (letter === "{" || letter === "}") inGroup = letter === "{";
+    if (letter !== "," && letter !== "{") continue;
+    isBreakpoint = startsBreakpoint(text, index + 1);
+    if (letter === "{" || inGroup) continue;
+    events.push(text.slice(from, index));
+    from = index + 1;
+  }
+  return [...earlier, ...events, text.slice(from)];
+}
+
+function startsBreakpoint(text: string, from: number): boolean {
+  return text.slice(from).trimStart().startsWith("mem:");
+}
+
 export function collectTexts(text: string, earlier: readonly string[] = []): readonly string[] {
   return [...earlier, text];
 }

@@ -5,6 +5,7 @@ export {
   connect,
   type DeregisterOptions,
   type StreamOptions,
+  type SubscribeOptions,
   type Subscription,
 } from "./client.js";
 export { MalformedMessageError, NmiError, RpcError } from "./errors.js";

@@ -1,5 +1,7 @@
+import type { CpusStatus, KernelSettings } from "./machine-messages.js";
 import type { AuxData, Tasks } from "./task-messages.js";
 
+export type * from "./machine-messages.js";
 export type * from "./task-messages.js";
 
 /**
@@ -74,6 +76,8 @@ export interface RegisterRequest {
   readonly events: readonly EventSpec[];
   readonly filter?: Partial<Filter>;
   readonly fields?: readonly Field[];
+  /** With BRANCH_STACK: which branches, PERF_SAMPLE_BRANCH_* bits; 0 or left out means any. */
+  readonly branchSampleType?: number;
   readonly queue?: {
     readonly maxBytes?: number;
     readonly overflow?: Overflow;
@@ -193,6 +197,8 @@ export interface Started {
   readonly clock: string;
   readonly source: string;
   readonly fallback: boolean;
+  /** How long the handler outlives this stream; 0 from a daemon that does not say. */
+  readonly leaseMs: number;
 }
 
 export type LossReason =
@@ -205,7 +211,8 @@ export type LossReason =
   | "SHUTDOWN"
   | "KERNEL"
   | "DISPATCHER_DIED"
-  | "MEMORY";
+  | "MEMORY"
+  | "RESTART";
 
 export interface Loss {
   readonly kind: "loss";
@@ -238,8 +245,9 @@ export interface End {
   readonly matched: number;
   readonly delivered: number;
   readonly lost: number;
-  readonly reason: "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
+  readonly reason: "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING" | "NOT_REARMED";
   readonly events: readonly EventBooks[];
+  readonly message: string;
 }
 
 export type Delivery = Started | SampleBatch | Tasks | Loss | AuxData | End;
@@ -341,9 +349,13 @@ export interface ArmedEvent {
   readonly unthrottled: number;
   readonly timeEnabledSeconds: number;
   readonly timeRunningSeconds: number;
-  /** In force while the rate is lowered because of an overload; 0 when it is not. */
+  /** In force while the rate is lowered, because of an overload or by the kernel's maximum; 0 when it is not. */
   readonly loweredFrequencyHz: number;
   readonly loweredPeriod: number;
+  /** Lowered because kernel.perf_event_max_sample_rate is below what was asked for. */
+  readonly loweredByKernel: boolean;
+  /** Why the kernel would refuse it if it were opened now; empty when it would not. It goes on all the same. */
+  readonly refused: string;
   /** Samples made, as whoever makes them counts them; means nothing unless `producedKnown`. */
   readonly produced: number;
   readonly producedKnown: boolean;
@@ -387,6 +399,10 @@ export interface GetStatusResponse {
   readonly unbalanced: number;
   /** null from a daemon that is older than this. */
   readonly overload: Overload | null;
+  /** null from a daemon that is older than this. */
+  readonly cpus: CpusStatus | null;
+  /** null where no kernel is asked. */
+  readonly kernelSettings: KernelSettings | null;
   readonly memory: {
     readonly segments: MemoryPart;
     readonly outboxes: MemoryPart;

@@ -28,6 +28,7 @@ async function main(): Promise<void> {
     return;
   }
   const log = createLogger(result.config.logLevel);
+  log.info({ version, node: process.version, pid: process.pid }, "starting");
   const service = new Service({
     env: process.env,
     pid: process.pid,
@@ -61,7 +62,8 @@ async function main(): Promise<void> {
     // Whatever hangs: a service manager that has to kill says less than this line.
     setTimeout(() => fail(new Error(`not stopped within ${STOP_MS_MAX / 1000} s`)), STOP_MS_MAX).unref();
     daemon
-      .then((running) => running.stop())
+      // A terminal's Ctrl-C is meant to end all; a service manager does not say whether it will start another daemon.
+      .then((running) => running.stop({ keep: signal === "SIGTERM" && result.config.restart === "keep" }))
       .then(() => {
         log.info("stopped");
         process.exit(0);

@@ -46,6 +46,8 @@ export interface EventRequest {
   /** 0 or absent: not given. */
   readonly frequencyHz?: number;
   readonly period?: number;
+  /** Which branches BRANCH_STACK holds: BRANCH_SAMPLE bits without HW_INDEX and COUNTERS; 0 or absent: any. */
+  readonly branchSampleType?: number;
 }
 
 /** What struct perf_event_attr says of which event is meant, under its names. */
@@ -107,6 +109,8 @@ export interface ResolvedEvent extends EventAttr {
   readonly sampleRead: boolean;
   /** Whether the event writes into an AUX area. It has no rate then, and is opened in one shape. */
   readonly hasAux?: boolean;
+  /** As EventRequest's: users who want other branches have another event. */
+  readonly branchSampleType?: number;
 }
 
 /** Of events that stand for themselves. */
@@ -155,11 +159,28 @@ export interface EventReading {
   readonly timeRunningNs: number;
 }
 
+/** One event, or the task records, where CPUs come and go. CPUs that it is not for, or is not open on, are passed over. */
+export interface OpenOnCpus {
+  /**
+   * Opens it on a CPU whose ring has come, disabled, and says how the new records are to be read. Throws PmuError; then
+   * it is open on the others as before.
+   */
+  open(cpu: number): readonly RecordFormat[];
+  enable(cpu: number): void;
+  /** Disables it on one CPU; the formats are of the records that its ring may still hold. */
+  disable(cpu: number): readonly RecordFormat[];
+  /** Closes it on one CPU. Its readings stay in the sums. */
+  close(cpu: number): void;
+}
+
 /** An event that is open on every CPU of the source. It starts disabled. */
 export interface OpenEvent {
+  /** As of now, where CPUs come and go. */
   readonly formats: readonly RecordFormat[];
   /** Of an event that writes into AUX areas. */
   readonly auxRings?: readonly AuxRingDescriptor[];
+  /** Absent where the source's CPUs do not change. */
+  readonly onCpus?: OpenOnCpus;
   /**
    * Takes effect without a gap for those who already receive the event. False, with nothing done, where the rate of an
    * open event cannot be changed: open another in its place.
@@ -181,6 +202,8 @@ export interface TaskShape {
 export interface OpenTasks {
   /** How the sample_id at the end of the records is to be read. */
   readonly formats: readonly RecordFormat[];
+  /** Absent where the source's CPUs do not change. */
+  readonly onCpus?: OpenOnCpus;
   enable(): void;
   disable(): void;
   /** Records that did not fit into the rings, ever; null where nobody can say. */
@@ -222,6 +245,33 @@ export interface EventCatalog {
   readonly pmus: readonly PmuInfo[];
 }
 
+/** CPUs, by what is to be done. */
+export interface CpuLook {
+  /** Watched, and offline now. */
+  readonly gone: readonly number[];
+  /** Watched and online, but gone in between: nothing that is open there will ever sample again. */
+  readonly back: readonly number[];
+  /** Online, and not watched. */
+  readonly come: readonly number[];
+}
+
+/** The rings of a source whose CPUs come and go. It changes nothing by itself. */
+export interface SourceCpus {
+  look(): CpuLook;
+  /** Opens the CPU's ring; null where the CPU has gone again. Throws PmuError; then nothing of it stays open. */
+  open(cpu: number): RingDescriptor | null;
+  /** Only when no dispatcher looks at the ring and nothing writes into it any more. Idempotent. */
+  close(cpu: number): void;
+}
+
+/** What an administrator, or the kernel by itself, may change while events are open. */
+export interface KernelSettings {
+  /** kernel.perf_event_paranoid; null where it is hidden. */
+  readonly paranoid: number | null;
+  /** kernel.perf_event_max_sample_rate. */
+  readonly maxSampleRateHz: number;
+}
+
 export interface Source {
   readonly kind: SourceKind;
   /** For logs and status: "perf: 2 CPUs, 512 KiB rings". */
@@ -233,8 +283,14 @@ export interface Source {
   readonly defaultEvent: string;
   /** What is wrong with what it serves, for the log: a recording that is damaged. */
   readonly warnings?: readonly string[];
-  /** Fixed for the source's life. */
+  /** As of now. */
   readonly rings: readonly RingDescriptor[];
+  /** Absent where the rings are fixed for the source's life. */
+  readonly cpus?: SourceCpus;
+  /** Read anew each time. Absent where no kernel is asked. */
+  readonly settings?: KernelSettings;
+  /** Why the event could not be opened now, or null when it could; leaves nothing open. For sources with `settings`. */
+  whyNotOpened?(event: ResolvedEvent): string | null;
   listEvents(): EventCatalog;
   /**
    * Most requests mean one event; `cycles` on a CPU of several core types, a PMU of several instances and `sched:*` mean
@@ -252,6 +308,8 @@ export interface Source {
   openTasks(shape: TaskShape): OpenTasks;
   /** Where the processes are this machine's, those that are not `wanted` are left out unread. */
   taskSnapshot(wanted?: (pid: number) => boolean): TaskSnapshot;
+  /** Why the default event cannot be opened now, or null when it can: tried, not looked up. Absent: it always can. */
+  whyNotAble?(): string | null;
   /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */
   begin(): void;
   /** Called when a replay has written its last record and the rings have been drained. Never for other sources. */

@@ -22,7 +22,7 @@
 
 static const char MAGIC[] = "NMIDHTBL";
 
-enum { LAYOUT_VERSION = 2, HEADER_BYTES = 192 };
+enum { LAYOUT_VERSION = 3, HEADER_BYTES = 192 };
 
 enum header {
     MAGIC_AT = 0,

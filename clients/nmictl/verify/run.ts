@@ -9,6 +9,7 @@ import {
   RpcError,
   type TlsOptions,
 } from "../../typescript/index.js";
+import { patiently } from "../patience.js";
 import { Random } from "./random.js";
 import { Removals } from "./removals.js";
 import { ROLES, type Role, type World } from "./roles.js";
@@ -45,6 +46,8 @@ export interface Run {
   readonly throttled: ReadonlyMap<string, number>;
   /** Requests that the daemon would not have, with its reason: a recording lacks callchains, the table is full. */
   readonly refused: ReadonlyMap<string, number>;
+  /** Daemons beside the first one. */
+  readonly restarts: number;
   /** No more handlers and events were left at the end than there were before. */
   readonly quiet: boolean;
 }
@@ -76,6 +79,7 @@ class Runner {
   readonly #refused = new Map<string, number>();
   readonly #throttled = new Map<string, number>();
   readonly #pids = new Set<number>();
+  readonly #daemons = new Set<number>();
   #names = 0;
 
   constructor(client: BrokerClient, removals: Removals, options: RunOptions, before: GetStatusResponse) {
@@ -83,6 +87,7 @@ class Runner {
     this.#removals = removals;
     this.#options = options;
     this.#before = before;
+    this.#daemons.add(before.pid);
     // Every handler waits on it.
     setMaxListeners(0, this.#over.signal);
   }
@@ -102,7 +107,7 @@ class Runner {
       await Promise.all(slots);
     });
 
-    this.#noteThrottled(await this.#client.getStatus());
+    this.#noteThrottled(await this.#status());
     // A recording ends when it will, with whoever is there.
     const witnessWasLast = !witness.ended;
     await witness.deregister();
@@ -119,7 +124,15 @@ class Runner {
       throttled: this.#throttled,
       refused: this.#refused,
       quiet,
+      restarts: this.#daemons.size - 1,
     };
+  }
+
+  /** Of a daemon that may be being restarted. */
+  async #status(): Promise<GetStatusResponse> {
+    const status = await patiently(() => this.#client.getStatus());
+    this.#daemons.add(status.pid);
+    return status;
   }
 
   /** Lets `work` go on for the time of the run, or until the source has ended; it must end soon after. */
@@ -202,7 +215,7 @@ class Runner {
   /** Until the run is over, or the source has ended. */
   async #watchStatus(witness: Subject): Promise<void> {
     while (!this.#over.signal.aborted && !witness.ended) {
-      this.#noteThrottled(await this.#client.getStatus());
+      this.#noteThrottled(await this.#status());
       await this.#pass(STATUS_MS);
     }
   }
@@ -216,7 +229,7 @@ class Runner {
   async #untilQuiet(): Promise<{ after: GetStatusResponse; quiet: boolean }> {
     const giveUpAt = performance.now() + QUIET_MS_MAX;
     for (;;) {
-      const after = await this.#client.getStatus();
+      const after = await this.#status();
       // Others that were there before may well stay.
       const quiet = after.handlers <= this.#before.handlers && after.events.length <= this.#before.events.length;
       if (quiet || performance.now() > giveUpAt) return { after, quiet };

@@ -58,6 +58,9 @@ export function formatReport(report: Report): string {
   const lines = [
     `${report.handlers} handlers in ${report.seconds.toFixed(1)} s on ${report.dispatchers} dispatchers, ${report.source}`,
     `streams: ${report.streamsBroken} broken off, ${report.streamsResumed} resumed; ended: ${counts(report.ends)}`,
+    ...(report.restarts > 0
+      ? [`the daemon was restarted ${report.restarts} times; nobody counted for ${report.gapMs} ms`]
+      : []),
     `lost in the rings, for all: ${counts(report.eventWide)}; throttled: ${counts(report.throttled)}`,
     ...Object.entries(report.refused).map(([reason, count]) => `refused ${count} times: ${reason}`),
     ...report.unchecked.map((text) => `not checked: ${text}`),

@@ -56,6 +56,7 @@ const REQUEST: RegisterRequestMessage = {
   tasks: false,
   context_switches: false,
   exclusive: false,
+  branch_sample_type: 0,
 };
 const event = (text: string) => ({ event: text, frequency_hz: 0, period: 0 });
 

@@ -12,7 +12,7 @@ import type { Control } from "../dispatch/messages.js";
 import type { EventPace } from "../dispatch/thinning.js";
 import { type Claim, type Claimant, checkBudget } from "./budget.js";
 import { BrokerError } from "./errors.js";
-import { capped, faster, isFaster, sameRate } from "./rates.js";
+import { capped, faster, heldBelow, isFaster, sameRate } from "./rates.js";
 
 const NOBODY: Claimant = { handler: "", exclusive: false };
 
@@ -66,6 +66,7 @@ export class ArmedEvents {
   /** Of the users that have events, and of those that are about to. */
   readonly #claimants = new Map<EventUser, Claimant>();
   readonly #byIndex: (ArmedEvent | null)[] = new Array(EVENTS_ARMED_MAX).fill(null);
+  #kernelMaxHz: number | null = null;
   /** Control steps run one after another: each leaves dispatchers and kernel in agreement. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -112,6 +113,16 @@ export class ArmedEvents {
     });
   }
 
+  /** The kernel ticks no more, for nobody: the daemon is about to stop. */
+  pause(): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const armed of this.all) {
+        if (armed.enabled) armed.open.disable();
+        armed.enabled = false;
+      }
+    });
+  }
+
   /** A handler is gone. `events[i]` was acquired for `users[i]`. */
   release(events: readonly ArmedEvent[], users: readonly EventUser[]): Promise<void> {
     return this.#inTurn(async () => {
@@ -129,17 +140,27 @@ export class ArmedEvents {
       if (this.#byIndex[armed.index] !== armed) return;
       const before = armed.cap;
       armed.cap = cap;
-      if (isFaster(dueRate(armed), armed.rate)) await this.#tellPace(armed, dueRate(armed));
-      const rate = armed.rate;
       try {
-        await this.#applyRate(armed);
+        await this.#adapt(armed);
       } catch (error) {
         armed.cap = before;
-        await this.#tellPace(armed, armed.rate);
         throw error;
       }
-      if (isFaster(rate, armed.rate)) await this.#tellPace(armed, armed.rate);
     });
+  }
+
+  /** Rejects with rate and pace as they were when the kernel refuses. */
+  async #adapt(armed: ArmedEvent): Promise<void> {
+    const { rate } = armed;
+    const due = this.#dueRate(armed);
+    if (isFaster(due, rate)) await this.#tellPace(armed, due);
+    try {
+      await this.#applyRate(armed);
+    } catch (error) {
+      await this.#tellPace(armed, armed.rate);
+      throw error;
+    }
+    if (isFaster(rate, armed.rate)) await this.#tellPace(armed, armed.rate);
   }
 
   /** What the kernel says of an event, those it replaced included. */
@@ -152,6 +173,38 @@ export class ArmedEvents {
       timeEnabledNs: now.timeEnabledNs + armed.before.timeEnabledNs,
       timeRunningNs: now.timeRunningNs + armed.before.timeRunningNs,
     };
+  }
+
+  /** The kernel lets nothing sample faster: what is faster is slowed down, until that is over. */
+  get kernelMaxHz(): number | null {
+    return this.#kernelMaxHz;
+  }
+
+  /** Rates that the kernel refuses all the same are told to onProblem, and stay as they were. */
+  holdBelow(maxHz: number): Promise<void> {
+    return this.#inTurn(async () => {
+      const before = this.#kernelMaxHz;
+      this.#kernelMaxHz = maxHz;
+      if (before === maxHz) return;
+      for (const armed of this.all) {
+        await this.#adapt(armed).catch((error: Error) => this.#options.onProblem(armed, error));
+      }
+    });
+  }
+
+  /** A step of others', between two of its own: what is armed stays as it is meanwhile. */
+  inTurn<T>(step: () => Promise<T>): Promise<T> {
+    return this.#inTurn(step);
+  }
+
+  /** What the handlers ask for, as far as the kernel goes. */
+  allowedRate(armed: ArmedEvent): Rate {
+    return heldBelow(askedRate(armed), armed.event, this.#kernelMaxHz);
+  }
+
+  /** What the kernel is to tick at. */
+  #dueRate(armed: ArmedEvent): Rate {
+    return capped(this.allowedRate(armed), armed.cap);
   }
 
   #claims(): Claim[] {
@@ -167,7 +220,7 @@ export class ArmedEvents {
     existing.users.add(user);
     try {
       await this.#reshape(existing);
-      await this.#tellPace(existing, dueRate(existing));
+      await this.#tellPace(existing, this.#dueRate(existing));
       // The kernel may refuse the rate: find out before the handler exists.
       await this.#applyRate(existing);
     } catch (error) {
@@ -186,14 +239,16 @@ export class ArmedEvents {
       );
     }
     const shape = shapeOf([user]);
-    const open = this.#options.source.open(user.event, shape);
+    // The kernel's maximum may have been lowered since the request was checked.
+    const rate = heldBelow(user.event.rate, user.event, this.#kernelMaxHz);
+    const open = this.#options.source.open(atRate(user.event, rate), shape);
     const armed: ArmedEvent = {
       index,
       event: user.event,
       users: new Set([user]),
       open,
       shape,
-      rate: user.event.rate,
+      rate,
       cap: null,
       enabled: false,
       told: null,
@@ -214,7 +269,8 @@ export class ArmedEvents {
     this.#claimants.delete(user);
     if (armed.users.size === 0) return this.#disarm(armed);
     // A cap that holds back nobody must not wait for those to come.
-    if (sameRate(askedRate(armed), dueRate(armed))) armed.cap = null;
+    const asked = askedRate(armed);
+    if (sameRate(asked, capped(asked, armed.cap))) armed.cap = null;
     try {
       await this.#reshape(armed);
       await this.#applyRate(armed);
@@ -249,7 +305,7 @@ export class ArmedEvents {
    * microseconds, less than one period.
    */
   async #replace(armed: ArmedEvent, rate: Rate, shape: EventShape): Promise<void> {
-    const next = this.#options.source.open({ ...armed.event, rate }, shape);
+    const next = this.#options.source.open(atRate(armed.event, rate), shape);
     await this.#options.tellAll({ kind: "add formats", event: armed.index, formats: next.formats });
     const previous = armed.open;
     // In one go: whoever reads the event between finds it neither smaller than before nor counted twice.
@@ -277,7 +333,7 @@ export class ArmedEvents {
   }
 
   async #applyRate(armed: ArmedEvent): Promise<void> {
-    const rate = dueRate(armed);
+    const rate = this.#dueRate(armed);
     if (sameRate(rate, armed.rate)) return;
     if (armed.open.setRate(rate)) armed.rate = rate;
     else await this.#replace(armed, rate, armed.shape);
@@ -288,6 +344,11 @@ export class ArmedEvents {
     this.#last = result.catch(() => undefined);
     return result;
   }
+}
+
+/** Members that sample do it at their leader's rate, once that is not what was asked for. */
+function atRate(event: ResolvedEvent, rate: Rate): ResolvedEvent {
+  return sameRate(event.rate, rate) ? event : { ...event, rate, members: event.members.map((m) => ({ ...m, rate })) };
 }
 
 function shapeOf(users: readonly EventUser[]): EventShape {
@@ -311,11 +372,6 @@ export function askedRate(armed: ArmedEvent): Rate {
   let best: Rate | null = null;
   for (const { event } of armed.users) best = best === null ? event.rate : faster(best, event.rate);
   return best ?? armed.rate;
-}
-
-/** What the kernel is to tick at. */
-function dueRate(armed: ArmedEvent): Rate {
-  return capped(askedRate(armed), armed.cap);
 }
 
 /** What dispatchers thin against. Software sources tick at a rate of their own, so nobody's rate is known to be reached. */

@@ -7,6 +7,7 @@ import { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import { OutboxWriter } from "../delivery/outbox.js";
 import type { AttachSpec, Control } from "../dispatch/messages.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
+import { NO_RECORDS } from "../state/records.js";
 import { ArmedEvents } from "./armed-events.js";
 import { BooksAudit } from "./audit.js";
 import { Broker, type BrokerParts } from "./broker.js";
@@ -81,6 +82,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     kernelLoss: new KernelLossWatch(armedEvents),
     auxBytes: { delivered: 0, lost: 0 },
     taskTracking: new TaskTracking({ source, tellAll, lostRecords: () => 0, onProblem() {} }),
+    machine: { look: () => Promise.resolve() },
     limits: { ...LIMITS, ...limits },
     tally: new Tally(),
     audit: new BooksAudit((event, fields) => log.push({ event, fields })),
@@ -95,6 +97,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     }),
     flushTimes: new FlushTimes(() => clock.nowNs),
     streamMemory: new StreamMemory(2 ** 27, capacity),
+    records: NO_RECORDS,
     now: () => clock.nowNs,
     log: (event, fields) => log.push({ event, fields }),
   };
@@ -119,6 +122,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
       lease_ms: 0,
       tasks: false,
       context_switches: false,
+      branch_sample_type: 0,
       exclusive: false,
     }),
   };

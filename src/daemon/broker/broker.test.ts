@@ -23,7 +23,7 @@ describe("Broker: a stream that throws", () => {
     assert.deepEqual(log, [
       {
         event: "stream failed",
-        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, error: "write has failed" },
+        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, peer: "", error: "write has failed" },
       },
     ]);
     assert.deepEqual(healthy.story, ["started 0", "samples 0+3"]);
@@ -91,6 +91,35 @@ describe("Broker: a registration that fails", () => {
     const handler = await broker.register(request("a"), "");
     assert.ok(handler.chargedBytes > 0);
     assert.equal(parts.outboxMemory.usedBytes, handler.chargedBytes);
+  });
+});
+
+describe("Broker: what has changed in the machine", () => {
+  it("is followed before a request is looked at, and a stop meanwhile refuses it", async () => {
+    const { broker, source, parts, request } = openBroker();
+    const story: string[] = [];
+    let looked = (): void => {};
+    parts.machine.look = () => {
+      story.push("look");
+      return new Promise((resolve) => {
+        looked = resolve;
+      });
+    };
+    const resolveEvent = source.resolve.bind(source);
+    source.resolve = (event) => {
+      story.push("resolve");
+      return resolveEvent(event);
+    };
+    const first = broker.register(request("first"), "");
+    assert.deepEqual(story, ["look"]);
+    looked();
+    await first;
+    assert.deepEqual(story, ["look", "resolve"]);
+    const late = broker.register(request("late"), "");
+    await broker.stop(0);
+    looked();
+    await assert.rejects(late, { code: "UNAVAILABLE" });
+    assert.deepEqual(broker.handlers, []);
   });
 });
 

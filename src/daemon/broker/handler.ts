@@ -51,6 +51,10 @@ export interface Handler {
   readonly chargedBytes: number;
   lease: { readonly timer: NodeJS.Timeout; readonly endsAtMs: number } | null;
   everSubscribed: boolean;
+  /** Where it is suspended: since when nobody counts its events. */
+  stoppedNs: number;
   /** Set by the first who removes it; the others wait for the same end. */
   removal: Promise<RemovalResult> | null;
+  /** When that began; null before. */
+  removingSinceNs: number | null;
 }

@@ -7,14 +7,15 @@ import type { OverloadPolicy } from "../config/schema.js";
 import { BusyReader } from "../dispatch/busy-clock.js";
 import { ringFillPeak } from "../dispatch/ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "../dispatch/stats.js";
-import { type ArmedEvent, type ArmedEvents, askedRate } from "./armed-events.js";
+import type { ArmedEvent, ArmedEvents } from "./armed-events.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
 import { type DispatcherLook, OverloadWatch } from "./overload-watch.js";
 import { type GovernedEvent, type GovernorLimits, RateGovernor, type RateStep } from "./rate-governor.js";
+import { rateText } from "./rates.js";
 
 export interface OverloadParts {
   readonly dispatchers: readonly { readonly stats: DispatcherStats }[];
-  readonly armedEvents: Pick<ArmedEvents, "all" | "limit">;
+  readonly armedEvents: Pick<ArmedEvents, "all" | "allowedRate" | "limit">;
   /** Polled before each look. */
   readonly kernelLoss: Pick<KernelLossWatch, "total" | "seen">;
   /** In force at the time of a look: it may change from one to the next, and so may the limits. */
@@ -140,7 +141,8 @@ export class OverloadControl {
     const events = Array.from(samples, ([armed, count]) => ({
       armed,
       event: armed.event,
-      asked: askedRate(armed),
+      // What the kernel does not allow no step up brings.
+      asked: armedEvents.allowedRate(armed),
       inForce: armed.rate,
       samples: Math.max(0, count - (this.#samples.get(armed) ?? 0)),
     }));
@@ -198,15 +200,4 @@ function dispatcherLook(before: Seen, now: Seen, elapsedNs: number, last: Dispat
 
 function idleLooks(dispatchers: number): DispatcherLook[] {
   return Array.from({ length: dispatchers }, () => ({ busyRatio: 0, ringFillPeak: 0 }));
-}
-
-function rateText(rate: GovernedEvent["asked"]): string {
-  switch (rate.kind) {
-    case "frequency":
-      return `${rate.hz} Hz`;
-    case "period":
-      return `each ${rate.period}`;
-    case "all":
-      return "every sample";
-  }
 }

@@ -29,6 +29,14 @@ export function capped(rate: Rate, cap: Rate | null): Rate {
   return cap !== null && cap.kind === rate.kind && isFaster(rate, cap) ? cap : rate;
 }
 
+/** No faster than kernel.perf_event_max_sample_rate; null: not known. Periods of what is no clock have no rate to compare. */
+export function heldBelow(rate: Rate, { periodUnit }: Pick<ResolvedEvent, "periodUnit">, maxHz: number | null): Rate {
+  if (maxHz === null) return rate;
+  if (rate.kind === "frequency") return capped(rate, { kind: "frequency", hz: maxHz });
+  if (periodUnit === "events") return rate;
+  return capped(rate, { kind: "period", period: Math.ceil(NS_PER_SECOND / maxHz) });
+}
+
 /** Half as fast as `inForce`, but never below the floor; null when it is there, or has no rate to lower. */
 export function lowered(event: ResolvedEvent, asked: Rate, inForce: Rate, floorHz: number): Rate | null {
   if (inForce.kind === "frequency") {
@@ -59,4 +67,16 @@ export function shareInForce(asked: Rate, inForce: Rate): number {
   if (asked.kind === "frequency" && inForce.kind === "frequency") return inForce.hz / asked.hz;
   if (asked.kind === "period" && inForce.kind === "period") return asked.period / inForce.period;
   return 1;
+}
+
+/** For logs. */
+export function rateText(rate: Rate): string {
+  switch (rate.kind) {
+    case "frequency":
+      return `${rate.hz} Hz`;
+    case "period":
+      return `each ${rate.period}`;
+    case "all":
+      return "every sample";
+  }
 }

@@ -19,6 +19,7 @@ import { COLUMN } from "../dispatch/columns.js";
 import { filterBytes } from "../dispatch/filter.js";
 import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
+import type { RecoveredHandler } from "../state/recover.js";
 import { mayBeTold, snapshotMessages } from "../tasks/snapshot-messages.js";
 import { TaskFilter, type TaskSpec } from "../tasks/task-filter.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
@@ -44,6 +45,7 @@ export type OpeningParts = Pick<
   | "streamMemory"
   | "dispatchToStream"
   | "sampleToStream"
+  | "records"
   | "now"
   | "log"
 >;
@@ -66,10 +68,11 @@ export async function openHandler(
   terms: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
   allocate = allocateOutbox,
+  recovered: RecoveredHandler | null = null,
 ): Promise<Handler> {
   const { table, armedEvents, outboxMemory } = parts;
   const outbox = openOutbox(parts, spec, allocate);
-  const handle = table.claim();
+  const handle = recovered === null ? table.claim() : handleOf(recovered);
   if (handle === null) {
     outboxMemory.give(outbox.bytes);
     throw new BrokerError(
@@ -104,14 +107,15 @@ export async function openHandler(
   try {
     if (tasks !== null) await parts.taskTracking.acquire(tasks);
   } catch (error) {
-    const failed = (cause: Error): void => parts.log("a registration could not be undone", { error: cause.message });
+    const failed = (cause: Error): void =>
+      parts.log("a registration could not be undone", { name: spec.name, peer, error: cause.message }, "error");
     await armedEvents.release(armed, users).catch(failed);
     table.abandon(handle);
     outboxMemory.give(outbox.bytes);
     throw error instanceof PmuError ? refusal(error, "tasks") : error;
   }
   try {
-    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, terms, reports);
+    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, terms, reports, recovered);
     await attach(parts, handler, outbox);
     return handler;
   } catch (error) {
@@ -120,14 +124,20 @@ export async function openHandler(
   }
 }
 
+/** The slot that was adopted for it when the table was made. */
+export function handleOf({ saved }: RecoveredHandler): SlotHandle {
+  return { slot: saved.slot, generation: saved.generation };
+}
+
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
 export async function closeHandler(
   { table, host, armedEvents, taskTracking, outboxMemory, log }: OpeningParts,
   handler: Pick<Handler, "handle" | "spec" | "armed" | "users" | "visibility" | "chargedBytes">,
 ): Promise<void> {
-  const { handle, armed, users, chargedBytes } = handler;
+  const { handle, spec, armed, users, chargedBytes } = handler;
   const tasks = taskShape(handler);
-  const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
+  const failed = (error: Error): void =>
+    log("a registration could not be undone", { name: spec.name, error: error.message }, "error");
   await armedEvents.release(armed, users).catch(failed);
   if (tasks !== null) await taskTracking.release(tasks).catch(failed);
   await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
@@ -170,7 +180,11 @@ function createHandler(
   peer: string,
   { principal, registrant, visibility }: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
+  recovered: RecoveredHandler | null,
 ): Handler {
+  const carried = recovered?.left.carried ?? null;
+  const settled = parts.records.books(handle.slot);
+  settled.begin(handlerId(handle.generation, handle.slot), carried?.settled ?? []);
   return {
     id: handlerId(handle.generation, handle.slot),
     handle,
@@ -179,7 +193,7 @@ function createHandler(
     principal,
     registrant,
     visibility,
-    registeredAt: Date.now() / 1000,
+    registeredAt: recovered?.saved.registeredAt ?? Date.now() / 1000,
     users,
     places: wirePlaces(spec.events),
     armed,
@@ -194,6 +208,8 @@ function createHandler(
       now: parts.now,
       encode: encodeDelivery,
       memory: parts.streamMemory,
+      carried,
+      settled,
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
       ...reports,
@@ -208,8 +224,10 @@ function createHandler(
     }),
     chargedBytes: outbox.bytes,
     lease: null,
-    everSubscribed: false,
+    everSubscribed: recovered?.left.everSubscribed ?? false,
+    stoppedNs: 0,
     removal: null,
+    removingSinceNs: null,
   };
 }
 
@@ -228,7 +246,7 @@ function snapshotOf(
   const filter = new TaskFilter(tasks);
   return () =>
     snapshotMessages(source.taskSnapshot(mayBeTold(filter)), filter, (error) =>
-      log("task snapshot cut short", { name: spec.name, error: error.message }),
+      log("task snapshot cut short", { name: spec.name, error: error.message }, "warn"),
     );
 }
 

@@ -99,6 +99,11 @@ export class TaskTracking {
     return fresh;
   }
 
+  /** A step of others', between two of its own: the opening stays as it is meanwhile. */
+  inTurn<T>(step: (open: OpenTasks | null) => Promise<T>): Promise<T> {
+    return this.#inTurn(() => step(this.#open?.tasks ?? null));
+  }
+
   #inTurn<T>(step: () => Promise<T>): Promise<T> {
     const result = this.#last.then(step);
     this.#last = result.catch(() => undefined);

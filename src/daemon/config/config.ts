@@ -1,7 +1,7 @@
 /** The configuration as the daemon uses it: parsed, checked, frozen. */
 import type { ListenAddress, TcpAddress } from "./address.js";
 import type { DispatcherCpus } from "./dispatcher-cpus.js";
-import type { LogLevel, OverloadPolicy } from "./schema.js";
+import type { LogLevel, OverloadPolicy, RestartPolicy } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
 
 export interface DaemonLimits {
@@ -78,6 +78,7 @@ export interface DaemonConfig {
   readonly capacity: number;
   readonly logLevel: LogLevel;
   readonly overload: OverloadPolicy;
+  readonly restart: RestartPolicy;
   /** Data area of each CPU's ring: a power of two. */
   readonly ringKib: number;
   readonly limits: DaemonLimits;

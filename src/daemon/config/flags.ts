@@ -5,7 +5,7 @@ import type { Problem } from "./errors.js";
 import type { Layer, RawValue } from "./layers.js";
 import { RANGES } from "./limits.js";
 import { nearest } from "./nearest.js";
-import { fromText, type Key, LOG_LEVELS, OVERLOAD_POLICIES } from "./schema.js";
+import { fromText, type Key, LOG_LEVELS, OVERLOAD_POLICIES, RESTART_POLICIES } from "./schema.js";
 import { SOURCE_SYNTAX } from "./source-spec.js";
 
 const KEY_BY_OPTION = new Map<string, Key>([
@@ -21,6 +21,7 @@ const KEY_BY_OPTION = new Map<string, Key>([
   ["capacity", "capacity"],
   ["logLevel", "log_level"],
   ["overload", "overload"],
+  ["restart", "restart"],
 ]);
 
 export interface FlagsLayer extends Layer {
@@ -58,6 +59,10 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
     .option(
       "--overload <policy>",
       `${OVERLOAD_POLICIES.join(" or ")}: when dispatchers do not keep up, only say so, or lower rates, too (default: ${defaults.get("overload")})`,
+    )
+    .option(
+      "--restart <policy>",
+      `${RESTART_POLICIES.join(" or ")}: whether SIGTERM leaves handlers, within their lease, to the daemon that is started next (default: ${defaults.get("restart")})`,
     )
     .option("--check-config", "print the effective configuration as YAML, or what is wrong with it, and exit")
     .version(version, "--version", "print the version and exit")

@@ -26,6 +26,7 @@ describe("defaults", () => {
       capacity: 256,
       logLevel: "info",
       overload: "report",
+      restart: "keep",
       ringKib: 512,
       limits: {
         queueMaxBytes: 67_108_864,
@@ -227,6 +228,7 @@ describe("what is printed", () => {
       "capacity",
       "log-level",
       "overload",
+      "restart",
     ]) {
       assert(help.includes(`--${flag} <`), flag);
     }

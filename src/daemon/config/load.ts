@@ -89,6 +89,7 @@ function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
     ["dispatcher_cpus", { raw: "off", origin: "default" }],
     ["log_level", { raw: "info", origin: "default" }],
     ["overload", { raw: "report", origin: "default" }],
+    ["restart", { raw: "keep", origin: "default" }],
     ...Object.entries(RANGES).map(([key, range]): [Key, RawValue] => [
       key as NumberKey,
       { raw: range.default, origin: "default" },
@@ -168,6 +169,7 @@ function assemble(settings: Settings, cwd: string, listenIsDefault: boolean): Da
     capacity: settings.capacity,
     logLevel: settings.log_level,
     overload: settings.overload,
+    restart: settings.restart,
     ringKib: settings.ring_kib,
     limits: {
       memoryMaxBytes: settings["limits.memory_max_bytes"],

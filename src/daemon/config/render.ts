@@ -30,6 +30,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("capacity", config.capacity);
   put("log_level", config.logLevel);
   put("overload", config.overload);
+  put("restart", config.restart);
   put("ring_kib", config.ringKib);
   put("limits.memory_max_bytes", config.limits.memoryMaxBytes);
   put("limits.queue_max_bytes", config.limits.queueMaxBytes);

@@ -12,6 +12,10 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export const OVERLOAD_POLICIES = ["report", "lower"] as const;
 export type OverloadPolicy = (typeof OVERLOAD_POLICIES)[number];
 
+/** What SIGTERM does to handlers: leaves them, with what is left of their lease, to the next daemon, or ends them. */
+export const RESTART_POLICIES = ["keep", "end"] as const;
+export type RestartPolicy = (typeof RESTART_POLICIES)[number];
+
 function parsed<T>(parse: (text: string) => Parsed<T>) {
   return z.string({ error: ({ input }) => `${show(input)} is not text` }).transform((text, context): T => {
     const result = parse(text);
@@ -114,6 +118,7 @@ export const settingsSchema = z.object({
   ),
   log_level: z.enum(LOG_LEVELS, { error: ({ input }) => `${show(input)} is no log level` }),
   overload: z.enum(OVERLOAD_POLICIES, { error: ({ input }) => `${show(input)} is no policy for overload` }),
+  restart: z.enum(RESTART_POLICIES, { error: ({ input }) => `${show(input)} is no policy for restarts` }),
   ...numbers,
 });
 
@@ -172,6 +177,8 @@ export function remedyFor(key: Key): string {
       return `give one of ${LOG_LEVELS.join(", ")}`;
     case "overload":
       return `give ${OVERLOAD_POLICIES.join(" or ")}`;
+    case "restart":
+      return `give ${RESTART_POLICIES.join(" or ")}`;
   }
 }
 

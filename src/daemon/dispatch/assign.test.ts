@@ -9,7 +9,7 @@ import {
   TELLS_NOTHING,
   TWO_SOCKETS,
 } from "../../pmu/topology.test-support.js";
-import { assignRings } from "./assign.js";
+import { assignLate, assignRings } from "./assign.js";
 
 const shares = ({ cpus, tree }: Machine, dispatchers: number) =>
   assignRings(cpus, readTopology(cpus, tree), dispatchers).map((share) => share.join(" "));
@@ -101,3 +101,26 @@ function everyWay(list: readonly number[], parts: number): number[][][] {
     everyWay(list.slice(length), parts - 1).map((rest) => [list.slice(0, length), ...rest]),
   );
 }
+
+describe("assignLate", () => {
+  const { cpus, tree } = TWO_SOCKETS;
+  const topology = readTopology(cpus, tree);
+
+  test("a CPU that has come goes to those who have the fewest rings, near its neighbours", () => {
+    const shares = [
+      [0, 8, 2, 10],
+      [4, 6, 14],
+      [1, 9, 3],
+    ];
+    // The sibling of 4 has it near, the sibling of 9's package there, 0's core is full.
+    assert.equal(assignLate(12, shares, topology), 1);
+    assert.equal(assignLate(11, shares, topology), 2);
+    assert.equal(assignLate(15, [[0], [1]], topology), 1);
+    assert.equal(assignLate(0, [[8, 2], [1], []], topology), 2, "even shares before near ones");
+  });
+
+  test("where nothing is known, the first of those with the fewest", () => {
+    assert.equal(assignLate(3, [[0, 1], [2], [4]], UNKNOWN_TOPOLOGY), 1);
+    assert.equal(assignLate(3, [[]], UNKNOWN_TOPOLOGY), 0);
+  });
+});

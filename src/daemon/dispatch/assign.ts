@@ -28,6 +28,18 @@ export function assignRings(cpus: readonly number[], topology: Topology, dispatc
   );
 }
 
+/**
+ * The dispatcher for the ring of a CPU that has come: of those with the fewest rings, the one that has the CPU's nearest
+ * neighbour. The others keep what they have.
+ */
+export function assignLate(cpu: number, shares: readonly (readonly number[])[], topology: Topology): number {
+  const place = (of: number): CpuPlace => topology.get(of) ?? NOWHERE;
+  const nearest = shares.map((cpus) => Math.max(-1, ...cpus.map((other) => sharedLevels(place(cpu), place(other)))));
+  const fewest = Math.min(...shares.map(({ length }) => length));
+  const candidates = shares.flatMap(({ length }, d) => (length === fewest ? [d] : []));
+  return candidates.reduce((best, d) => (nearest[d] > nearest[best] ? d : best));
+}
+
 function comparePlaces(a: CpuPlace, b: CpuPlace): number {
   const level = PLACE_LEVELS.find((name) => a[name] !== b[name]);
   return level === undefined ? 0 : a[level] - b[level];

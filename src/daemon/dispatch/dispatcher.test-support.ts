@@ -196,11 +196,9 @@ export function openDispatcher(
   const clock = { nowNs: 1e9 };
   const arena = new SharedArrayBuffer(arenaBytes(segmentBytes));
   const segments = new SegmentReader(arena);
-  const start = (): Dispatcher =>
-    new Dispatcher({
+  const start = (): Dispatcher => {
+    const started = new Dispatcher({
       index: 0,
-      rings,
-      taskRings: rings.map(({ memory, reader }) => new RingReader(memory, reader.dataBytes)),
       ownerOf: (pid, tid) => ownerOf(pid, tid),
       walker: table.walker(),
       counters: table.counters,
@@ -212,6 +210,12 @@ export function openDispatcher(
       capacity,
       aux,
     });
+    for (const [index, ring] of rings.entries()) {
+      started.addRing(index, ring);
+      started.watchRing(BigInt(index), new RingReader(ring.memory, ring.reader.dataBytes));
+    }
+    return started;
+  };
   const attached: AttachSpec[] = [];
   const readers: OutboxReader[] = [];
   let dispatcher = start();

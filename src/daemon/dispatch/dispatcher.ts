@@ -3,8 +3,10 @@
  * is allocated per sample, nothing is logged, nothing blocks, and the one system call is the look-up of a process's owner
  * for handlers that filter by uid (filter.ts).
  */
+
+import { FormatTable } from "../../pmu/format-table.js";
 import type { ScanListener } from "../../pmu/record.js";
-import { BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
+import { BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { AuxRingDescriptor, RecordFormat } from "../../pmu/source.js";
 import { TrailerTable } from "../../pmu/task-record.js";
@@ -50,9 +52,6 @@ interface Port {
 
 export interface DispatcherParts {
   readonly index: number;
-  readonly rings: readonly DispatcherRing[];
-  /** Of all CPUs, other dispatchers' included, with positions of their own: where processes' execs and exits are told. */
-  readonly taskRings: readonly RingReader[];
   /** procOwner, but for tests. */
   readonly ownerOf?: OwnerLookup;
   readonly walker: TableWalker;
@@ -70,6 +69,8 @@ export interface DispatcherParts {
 
 export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #parts: DispatcherParts;
+  /** By index; null where a ring has been removed. */
+  readonly #rings: (DispatcherRing | null)[] = [];
   readonly #ports: (Port | null)[];
   readonly #formats = new FormatTable();
   readonly #paces: EventPace[] = new Array(EVENTS_MAX).fill({ frequencyHz: null, period: null });
@@ -99,9 +100,9 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#parts = parts;
     this.#ports = new Array(parts.capacity).fill(null);
     const trailers = new TrailerTable();
-    this.#identities = new IdentityWatch(parts.taskRings, trailers, parts.now);
+    this.#identities = new IdentityWatch(trailers, parts.now);
     this.#ownership = new Ownership(this.#identities, parts.ownerOf ?? procOwner, parts.now);
-    this.#lanes = new LaneTable(parts.rings, new OwnerCache(), this.#ownership);
+    this.#lanes = new LaneTable(this.#rings, new OwnerCache(), this.#ownership);
     this.#chunks = new ChunkList(parts.segments, this.#lanes);
     this.#tasks = new TaskLanes(parts.segments, trailers, this.#ownership);
     this.#aux = new AuxDispatch({
@@ -111,6 +112,36 @@ export class Dispatcher implements DispatchTarget, ScanListener {
       onPosted: (slot) => this.#markDirty(slot),
     });
     this.#latency = new LatencyHistogram(parts.stats.ringToDispatch);
+  }
+
+  /** A CPU that comes back gets its index again, and what lanes carry of it goes into its next sample: no weight is lost. */
+  addRing(index: number, ring: DispatcherRing): void {
+    while (this.#rings.length <= index) this.#rings.push(null);
+    this.#rings[index] = ring;
+    this.#lanes.reserveRings(this.#rings.length);
+  }
+
+  /**
+   * Of any CPU, whoever drains it: what its records tell of processes is looked at here, too. `reader` is another than the
+   * one that drains it.
+   */
+  watchRing(address: bigint, reader: RingReader): void {
+    this.#identities.add(address, reader);
+  }
+
+  /** Before its memory goes. */
+  unwatchRing(address: bigint): void {
+    this.#identities.remove(address);
+  }
+
+  /** Processes may have become others without its having been told: on a CPU that came a moment ago. */
+  forgetIdentities(): void {
+    this.#identities.forget();
+  }
+
+  /** To be called when it is drained. What lanes carry of it stays carried. */
+  removeRing(index: number): void {
+    this.#rings[index] = null;
   }
 
   attach(spec: AttachSpec): void {
@@ -157,7 +188,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   /** Those on this dispatcher's CPUs are drained from now on. */
   addAux(event: number, rings: readonly AuxRingDescriptor[]): void {
-    for (const ring of rings) if (this.#parts.rings.some(({ cpu }) => cpu === ring.cpu)) this.#aux.add(event, ring);
+    for (const ring of rings) if (this.#rings.some((own) => own?.cpu === ring.cpu)) this.#aux.add(event, ring);
   }
 
   removeAux(rings: readonly AuxRingDescriptor[]): void {
@@ -203,7 +234,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   /** Drains what every ring holds now, and AUX areas of a part of it. True when something is there to deliver. */
   drain(): boolean {
     this.#delivered = false;
-    for (let r = 0; r < this.#parts.rings.length; r++) this.#drainRing(r);
+    for (let r = 0; r < this.#rings.length; r++) this.#drainRing(r);
     this.#moreAux = this.#aux.drain();
     return this.#delivered;
   }
@@ -213,8 +244,15 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     return this.#moreAux;
   }
 
+  /** Of the batch. */
+  get #ring(): DispatcherRing {
+    return this.#rings[this.#ringIndex] as DispatcherRing;
+  }
+
   #drainRing(r: number): void {
-    const { reader } = this.#parts.rings[r];
+    const ring = this.#rings[r];
+    if (ring === null) return;
+    const { reader } = ring;
     const { words } = this.#parts.stats;
     // Up to the head as it is now: a ring that fills as fast as it is drained does not starve the others.
     const head = reader.loadHead();
@@ -245,7 +283,8 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const { words } = this.#parts.stats;
     const r = words[DISPATCHER_STAT.OFFERING_RING] - 1;
     if (r < 0) return;
-    const { reader } = this.#parts.rings[r];
+    // Removed only when it was drained, between batches.
+    const { reader } = this.#rings[r] as DispatcherRing;
     const until = words[DISPATCHER_STAT.OFFERING_UNTIL];
     if (reader.tail < until) {
       this.#ringIndex = r;
@@ -375,7 +414,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     const samples = lane.to - lane.from;
     if (samples > 0) {
       const chunks = this.#chunks;
-      if (lane.chunkFrom === lane.chunkTo) chunks.plan(lane, this.#batch, this.#parts.rings[this.#ringIndex]);
+      if (lane.chunkFrom === lane.chunkTo) chunks.plan(lane, this.#batch, this.#ring);
       this.#matched += samples;
       port.writer.addMatched(e, samples, lane.weight, lane.carried, this.#serial);
       if (this.#fault?.at === "matched") this.#fault.fail();
@@ -400,7 +439,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
 
   /** Before the batch's samples: what they mean may hang on it. */
   #postTasks(writer: OutboxWriter, lane: TaskLane): boolean {
-    const { reader } = this.#parts.rings[this.#ringIndex];
+    const { reader } = this.#ring;
     return this.#tasks.post(lane, writer, this.#batch, reader, this.#serial, this.#memoryShareBytes, this.#nowNs);
   }
 
@@ -426,11 +465,11 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   /** Whether there is no memory to give the outbox the chunk; when there is, the chunk is encoded. */
   #isShort(writer: OutboxWriter, c: number): boolean {
     const chunks = this.#chunks;
-    const { segments, rings } = this.#parts;
+    const { segments } = this.#parts;
     const { usedBytes } = writer;
     if (usedBytes + chunks.segmentBytes[c] > this.#memoryShareBytes) return true;
     const ownLeftBytes = segments.ownBytes - usedBytes;
-    if (chunks.segment[c] < 0) return !chunks.encode(c, this.#batch, rings[this.#ringIndex], ownLeftBytes, this.#nowNs);
+    if (chunks.segment[c] < 0) return !chunks.encode(c, this.#batch, this.#ring, ownLeftBytes, this.#nowNs);
     return chunks.segmentBytes[c] > ownLeftBytes && segments.isReserved(chunks.segment[c]);
   }
 

@@ -3,8 +3,10 @@ import assert from "node:assert/strict";
 import { EventEmitter, once } from "node:events";
 import { readdirSync, readFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
+import { MMAP_PAGE } from "../../pmu/abi.js";
 import { CPUS_MAX, formatCpuList } from "../../pmu/cpu-list.js";
-import { mapAnonymous, threadAffinity, unmap, viewMemory } from "../../pmu/ffi.js";
+import { closeFd, eventfd, mapAnonymous, threadAffinity, unmap, viewMemory } from "../../pmu/ffi.js";
+import type { RingDescriptor } from "../../pmu/source.js";
 import { tableLayout } from "../../registry/layout.js";
 import { formatTable } from "../../registry/table.js";
 import { DispatcherHost } from "./host.js";
@@ -13,6 +15,7 @@ import { SharedMemory } from "./shared-memory.js";
 
 const BOUNDED = { timeout: 30_000 };
 const CAPACITY = 1;
+const RING_MAPPING_BYTES = 8192;
 /** The kernel takes it in a mask and has no such CPU. */
 const NO_CPU = CPUS_MAX - 1;
 
@@ -44,6 +47,7 @@ function start(t: TestContext, pinning: (readonly number[])[] | null, dispatcher
     clockIsMonotonic: true,
     shared: new SharedMemory(CAPACITY, dispatchers),
     onDeath: () => [],
+    onReplaced: () => {},
     onPinningProblem: (index, text) => problems.emit("problem", index, text),
     onFatal: (error) => problems.emit("error", error),
   });
@@ -101,6 +105,42 @@ test("each thread is pinned to its CPUs, and so is the one that takes its place"
   assert.equal(host.threads[0].restarts, 1);
   assert.deepEqual(allowed(), pinned);
   assert.deepEqual(threadAffinity(), usable, "the main thread is not pinned");
+});
+
+test("rings come and go, also over a dispatcher's death, and a CPU that is back gets its index", BOUNDED, async (t) => {
+  const { host } = start(t, null, 2);
+  await host.started();
+  const memory = mapAnonymous(RING_MAPPING_BYTES);
+  t.after(() => unmap(memory, RING_MAPPING_BYTES));
+  const pollFd = eventfd();
+  t.after(() => closeFd(pollFd));
+  const ring = (cpu: number): RingDescriptor => ({
+    cpu,
+    address: memory,
+    dataBytes: 4096,
+    pollFd,
+    pollKind: "eventfd",
+  });
+  await host.addRing(1, ring(4));
+  await host.addRing(1, ring(9));
+  const cpus = (): (readonly number[])[] => host.threads.map((thread) => thread.cpus);
+  assert.deepEqual(cpus(), [[], [4, 9]]);
+  void host.threads[1].tell({ kind: "fail", at: "now", how: "exit" });
+  await host.removeRing(4);
+  assert.equal(host.threads[1].restarts, 1, "the successor has answered");
+  assert.deepEqual(cpus(), [[], [9]]);
+  await host.addRing(1, ring(4));
+  assert.deepEqual(cpus(), [[], [4, 9]], "where it was");
+  // Its memory is watched: what is behind the tail is taken.
+  const control = new BigUint64Array(viewMemory(memory, RING_MAPPING_BYTES), 0, 512);
+  control[MMAP_PAGE.DATA_HEAD / 8] = 8n;
+  await host.threads[1].tell({ kind: "drain" });
+  assert.equal(control[MMAP_PAGE.DATA_TAIL / 8], 8n);
+  await host.removeRing(4);
+  await host.removeRing(9);
+  control[MMAP_PAGE.DATA_HEAD / 8] = 16n;
+  await host.threads[1].tell({ kind: "drain" });
+  assert.equal(control[MMAP_PAGE.DATA_TAIL / 8], 8n, "nobody looks at it any more");
 });
 
 test("the kernel's refusal fails the start", BOUNDED, async (t) => {

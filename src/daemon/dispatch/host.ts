@@ -17,7 +17,7 @@ export interface HostOptions {
   readonly tableAddress: bigint;
   readonly tableBytes: number;
   readonly capacity: number;
-  /** Those of each dispatcher; it may have none. */
+  /** Those that each dispatcher starts with; it may have none. */
   readonly rings: readonly (readonly RingDescriptor[])[];
   /** The CPUs that each dispatcher's thread is pinned to; null: none is pinned. */
   readonly pinning: readonly (readonly number[])[] | null;
@@ -31,6 +31,8 @@ export interface HostOptions {
    * slots it was inside; then another takes its place.
    */
   readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher runs that took another's place, for the `restarts`th time. */
+  readonly onReplaced: (index: number, restarts: number) => void;
   /** A dispatcher that took another's place could not be pinned as that one had been; it runs all the same. */
   readonly onPinningProblem: (index: number, problem: string) => void;
   /** A dispatcher dies again and again: there is no point in another. */
@@ -40,6 +42,7 @@ export interface HostOptions {
 /** More deaths of one dispatcher than this within the window are no accident. */
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 10_000;
+const NS_PER_MS = 1e6;
 
 /** What a dispatcher has been told and has answered, as far as it still matters: the state its successor starts from. */
 class Ledger {
@@ -49,6 +52,8 @@ class Ledger {
   readonly #aux = new Map<bigint, Control>();
   /** Of task records. */
   readonly #tasks: RecordFormat[] = [];
+  readonly #rings = new Map<number, Control>();
+  readonly #watched = new Map<bigint, Control>();
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
 
   note(control: Control): void {
@@ -66,16 +71,29 @@ class Ledger {
         this.#flushInterval = control;
         break;
       case "add formats":
-        for (const format of control.formats) this.#formats.push({ event: control.event, format });
+        for (const format of control.formats.flatMap(byId)) this.#formats.push({ event: control.event, format });
         break;
       case "remove formats":
-        for (const format of control.formats) this.#removeFormat(format);
+        for (const format of control.formats.flatMap(byId)) this.#removeFormat(format);
+        break;
+      case "add ring":
+        this.#rings.set(control.index, control);
+        break;
+      case "remove ring":
+        this.#rings.delete(control.index);
+        break;
+      case "watch ring":
+        this.#watched.set(control.ring.address, control);
+        break;
+      case "unwatch ring":
+        this.#watched.delete(control.address);
         break;
       case "add tasks":
-        this.#tasks.push(...control.formats);
+        this.#tasks.push(...control.formats.flatMap(byId));
         break;
       case "remove tasks":
-        for (const { ids } of control.formats) removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
+        for (const { ids } of control.formats.flatMap(byId))
+          removeFirst(this.#tasks, (format) => sameIds(format.ids, ids));
         break;
       case "add aux":
         for (const ring of control.rings) this.#aux.set(ring.address, { ...control, rings: [ring] });
@@ -83,21 +101,30 @@ class Ledger {
       case "remove aux":
         for (const { address } of control.rings) this.#aux.delete(address);
         break;
+      case "forget identities":
       case "drain":
       case "fail":
+      case "hang":
+      case "ask":
       case "stop":
         break;
     }
   }
 
-  /** Paces before handlers, whose own follow from them; then the interval that is in force for these. */
+  /**
+   * Rings by the same indexes, which tell a successor whose batch it goes on with. Paces before handlers, whose own follow
+   * from them; then the interval that is in force for these.
+   */
   controls(): Control[] {
     const formats = this.#formats.map(
       ({ event, format }): Control => ({ kind: "add formats", event, formats: [format] }),
     );
+    const rings = this.#rings.values();
     const flushInterval = this.#flushInterval === null ? [] : [this.#flushInterval];
     const tasks = this.#tasks.map((format): Control => ({ kind: "add tasks", formats: [format] }));
     return [
+      ...rings,
+      ...this.#watched.values(),
       ...this.#paces.values(),
       ...formats,
       ...tasks,
@@ -107,7 +134,7 @@ class Ledger {
     ];
   }
 
-  /** One opening of the event: a recording hands out the same ids for each. */
+  /** Of one opening of the event: a recording hands out the same ids for each. */
   #removeFormat({ ids }: RecordFormat): void {
     removeFirst(this.#formats, ({ format }) => sameIds(format.ids, ids));
   }
@@ -122,8 +149,22 @@ function removeFirst<T>(list: T[], is: (item: T) => boolean): void {
   if (at >= 0) list.splice(at, 1);
 }
 
+/** Each id apart: a CPU that goes takes its own ids along, not its event's others. */
+function byId(format: RecordFormat): RecordFormat[] {
+  return format.ids.length < 2 ? [format] : format.ids.map((id) => ({ ...format, ids: [id] }));
+}
+
+interface Waiting {
+  readonly control: Control;
+  readonly resolve: () => void;
+  readonly sinceMs: number;
+}
+
 class DispatcherThread {
-  readonly cpus: readonly number[];
+  /** By their index; null where one has been removed. */
+  readonly #rings: (RingDescriptor | null)[] = [];
+  /** The index that a CPU's ring had last: it gets it back, and with it what is carried of it. */
+  readonly #indexOf = new Map<number, number>();
   readonly segments: SegmentReader;
   readonly stats: DispatcherStats;
   readonly dirty: Int32Array;
@@ -135,7 +176,9 @@ class DispatcherThread {
   readonly #options: HostOptions;
   readonly #ledger = new Ledger();
   /** What has not been answered, in order. */
-  readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
+  readonly #waiting = new Map<number, Waiting>();
+  /** The question that waits for its answer. */
+  #asked: Promise<void> | null = null;
   readonly #deathsMs: number[] = [];
   #settleStart: ((problem: Error | null) => void) | null = null;
   #pinned: Pinned = NOT_PINNED;
@@ -145,8 +188,8 @@ class DispatcherThread {
   #stopping = false;
 
   constructor(index: number, options: HostOptions) {
-    const rings = options.rings[index];
-    this.cpus = rings.map((ring) => ring.cpu);
+    for (const ring of options.rings[index]) this.#ledger.note(this.#place(ring));
+    for (const ring of options.rings.flat()) this.#ledger.note({ kind: "watch ring", ring });
     const bytes = arenaBytes(options.segmentBytes / options.rings.length);
     const arena = { address: mapAnonymous(bytes), bytes };
     this.segments = new SegmentReader(viewMemory(arena.address, bytes));
@@ -159,8 +202,6 @@ class DispatcherThread {
       tableBytes: options.tableBytes,
       capacity: options.capacity,
       dispatchers: options.rings.length,
-      rings,
-      taskRings: options.rings.flat(),
       pinTo: options.pinning?.[index] ?? null,
       clockIsMonotonic: options.clockIsMonotonic,
       arena,
@@ -173,6 +214,11 @@ class DispatcherThread {
     // Whoever starts the daemon sees it; a stop before that is no reason to end the process.
     this.started.catch(() => {});
     this.#worker = this.#start(null);
+  }
+
+  /** Whose rings it drains. */
+  get cpus(): readonly number[] {
+    return this.#rings.flatMap((ring) => (ring === null ? [] : [ring.cpu]));
   }
 
   /** The CPUs its thread was pinned to when it started; empty when it is not pinned. */
@@ -228,6 +274,7 @@ class DispatcherThread {
   #begun(pinned: Pinned): void {
     const { index, pinTo } = this.#setup;
     this.#pinned = pinned;
+    if (this.restarts > 0) this.#options.onReplaced(index, this.restarts);
     const problem = pinningProblem(index, pinTo, pinned);
     if (this.#settleStart !== null) this.#settleStart(problem === null ? null : new PinningError(problem));
     else if (problem !== null) this.#options.onPinningProblem(index, problem);
@@ -251,9 +298,56 @@ class DispatcherThread {
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
     return new Promise((resolve) => {
-      this.#waiting.set(sequence, { control, resolve });
+      this.#waiting.set(sequence, { control, resolve, sinceMs: performance.now() });
       this.#post(sequence, control);
     });
+  }
+
+  #place(ring: RingDescriptor): Control {
+    const isFree = (index: number): boolean => (this.#rings[index] ?? null) === null;
+    let index = this.#indexOf.get(ring.cpu) ?? -1;
+    if (index < 0 || !isFree(index)) {
+      // An index that nobody had leaves what another CPU carries where it is, for when that one comes back.
+      const free = this.#rings.findIndex((_, i) => isFree(i) && ![...this.#indexOf.values()].includes(i));
+      index = free < 0 ? this.#rings.length : free;
+    }
+    this.#rings[index] = ring;
+    this.#indexOf.set(ring.cpu, index);
+    return { kind: "add ring", index, ring };
+  }
+
+  /** Resolves when the dispatcher drains it with its others. */
+  addRing(ring: RingDescriptor): Promise<void> {
+    return this.tell(this.#place(ring));
+  }
+
+  /** Of the CPU's ring; null where it is not this one's. */
+  addressOf(cpu: number): bigint | null {
+    return this.#rings.find((ring) => ring?.cpu === cpu)?.address ?? null;
+  }
+
+  /** Resolves when what the CPU's ring held is dispatched and nobody looks at its memory any more. */
+  async removeRing(cpu: number): Promise<void> {
+    const index = this.#rings.findIndex((ring) => ring?.cpu === cpu);
+    if (index < 0) return;
+    await this.tell({ kind: "remove ring", index });
+    this.#rings[index] = null;
+  }
+
+  /** Resolves when the dispatcher, or the one that took its place, has come round to answer: see liveness.ts. */
+  ask(): Promise<void> {
+    // Its control fd may be closed, and be another file's by now.
+    if (this.#stopping) return this.#exited;
+    this.#asked ??= this.tell({ kind: "ask" }).then(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  /** How long the oldest of what it was told has waited for its answer, in ns; 0 when nothing waits. */
+  get unansweredNs(): number {
+    const [oldest] = this.#waiting.values();
+    return oldest === undefined ? 0 : (performance.now() - oldest.sinceMs) * NS_PER_MS;
   }
 
   async stop(): Promise<void> {
@@ -277,6 +371,19 @@ export class DispatcherHost {
   /** Resolves when every dispatcher runs, where it should. Rejects with PinningError, or when one dies again and again. */
   async started(): Promise<void> {
     await Promise.all(this.threads.map((thread) => thread.started));
+  }
+
+  /** Gives the ring of a CPU that has come to a dispatcher. */
+  async addRing(dispatcher: number, ring: RingDescriptor): Promise<void> {
+    await this.tellAll({ kind: "watch ring", ring });
+    await this.threads[dispatcher].addRing(ring);
+  }
+
+  /** Takes the ring of a CPU that has gone from the dispatcher that has it. */
+  async removeRing(cpu: number): Promise<void> {
+    const address = this.threads.map((thread) => thread.addressOf(cpu)).find((found) => found !== null) ?? null;
+    await Promise.all(this.threads.map((thread) => thread.removeRing(cpu)));
+    if (address !== null) await this.tellAll({ kind: "unwatch ring", address });
   }
 
   /** Tells every dispatcher; resolves when all have done it. */

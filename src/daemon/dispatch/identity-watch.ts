@@ -23,7 +23,8 @@ interface Watched {
 }
 
 export class IdentityWatch {
-  readonly #rings: readonly Watched[];
+  /** By address. */
+  readonly #rings = new Map<bigint, Watched>();
   readonly #trailers: TrailerTable;
   readonly #now: () => number;
   /** By pid: when it last became another, by the records' clock. */
@@ -32,16 +33,32 @@ export class IdentityWatch {
   #completeSinceNs = Number.POSITIVE_INFINITY;
 
   /** `now` is the records' clock. */
-  constructor(readers: readonly RingReader[], trailers: TrailerTable, now: () => number) {
-    this.#rings = readers.map((reader) => ({ reader, cursor: 0, tail: 0 }));
+  constructor(trailers: TrailerTable, now: () => number) {
     this.#trailers = trailers;
     this.#now = now;
+  }
+
+  /** A CPU has come, and its ring: what was done there before is not known. */
+  add(address: bigint, reader: RingReader): void {
+    this.#rings.set(address, { reader, cursor: reader.loadHead(), tail: reader.loadTail() });
+    this.forget();
+  }
+
+  /** A CPU has gone. What it told to the end still counts. */
+  remove(address: bigint): void {
+    this.scan();
+    this.#rings.delete(address);
+  }
+
+  /** What was done before is not known any more. */
+  forget(): void {
+    if (this.#completeSinceNs !== Number.POSITIVE_INFINITY) this.#loseTrack();
   }
 
   /** Task records flow: what changes from now on is known. */
   start(): void {
     this.#changedNs.clear();
-    for (const ring of this.#rings) {
+    for (const ring of this.#rings.values()) {
       ring.tail = ring.reader.loadTail();
       ring.cursor = ring.reader.loadHead();
     }
@@ -66,7 +83,7 @@ export class IdentityWatch {
   /** Reads what all rings hold by now. What a process had done before it was sampled was published before the sample. */
   scan(): void {
     if (this.#completeSinceNs === Number.POSITIVE_INFINITY) return;
-    for (const ring of this.#rings) if (!this.#scanRing(ring)) this.#loseTrack();
+    for (const ring of this.#rings.values()) if (!this.#scanRing(ring)) this.#loseTrack();
     if (this.#changedNs.size > CHANGES_MAX) this.#loseTrack();
   }
 

@@ -27,7 +27,7 @@ export class Lane {
   readonly filterKey: string;
   readonly columns: number;
   /** Weight of matching samples left out since the last one sent, by ring. */
-  readonly carry: Float64Array;
+  carry: Float64Array;
   carried = 0;
   /** Handlers that have joined. */
   members = 0;

@@ -17,7 +17,7 @@ import { Lane, type LaneRequest, NO_PAIR, PairPool, SelectionPool } from "./lane
 import { LaneIndex, removeFrom } from "./lane-index.js";
 import type { AttachedEvent } from "./messages.js";
 import type { Ownership } from "./ownership.js";
-import { type EventPace, paceFor, Ticker } from "./thinning.js";
+import { type EventPace, grown, paceFor, Ticker } from "./thinning.js";
 
 /** Every sample of a batch, by its own number. */
 const ALL_SAMPLES = Uint32Array.from({ length: BATCH_SAMPLES_MAX }, (_, i) => i);
@@ -47,7 +47,7 @@ export class LaneTable {
   preparedCount = 0;
   /** By event: samples of the batch that some handler was offered in a lane that took them. */
   readonly claimed = new Uint32Array(EVENTS_MAX);
-  readonly #rings: readonly DispatcherRing[];
+  readonly #rings: readonly (DispatcherRing | null)[];
   readonly #owners: OwnerCache;
   readonly #selections = new SelectionPool();
   /** The dispatcher's one batch, all of it. */
@@ -63,10 +63,21 @@ export class LaneTable {
   readonly #kept = new Map<number, Lane[]>();
   readonly #touched: Lane[] = [];
 
-  constructor(rings: readonly DispatcherRing[], owners: OwnerCache, ownership: Ownership | null = null) {
+  /** `rings` grows and changes as the dispatcher's do. */
+  constructor(rings: readonly (DispatcherRing | null)[], owners: OwnerCache, ownership: Ownership | null = null) {
     this.#rings = rings;
     this.#owners = owners;
     this.#filters = new LaneIndex(owners, ownership);
+  }
+
+  /** There are rings up to there now. Those that were removed keep what is carried of them. */
+  reserveRings(rings: number): void {
+    for (const same of this.#byKey.values()) {
+      for (const lane of same) lane.carry = grown(lane.carry, rings);
+    }
+    for (const lanes of this.#byEvent) {
+      for (const { ticker } of lanes?.tickers.values() ?? []) ticker.reserveRings(rings);
+    }
   }
 
   get size(): number {
@@ -195,7 +206,7 @@ export class LaneTable {
     serial: number,
     nowNs: number,
   ): void {
-    const { cpu, reader } = this.#rings[ring];
+    const { cpu, reader } = this.#rings[ring] as DispatcherRing;
     const touched = this.#touched;
     let count = 0;
     for (const dimension of indexed.keys()) {
@@ -255,7 +266,7 @@ export class LaneTable {
 
   #consider(lane: Lane, batch: BatchIndex, ring: number, i: number, nowNs: number): void {
     const { filter } = lane;
-    const { cpu, reader } = this.#rings[ring];
+    const { cpu, reader } = this.#rings[ring] as DispatcherRing;
     if (!filter.passesAll && !filter.passes(batch, reader, i, cpu, nowNs)) return;
     const weight = lane.carry[ring] + batch.period[i];
     if (lane.ticker.ticks[i] === 0) {

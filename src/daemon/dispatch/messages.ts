@@ -55,10 +55,24 @@ export type Control =
   | { readonly kind: "pace"; readonly event: number; readonly pace: EventPace }
   /** Of all handlers that leave it to the daemon. */
   | { readonly kind: "flush interval"; readonly intervalMs: number }
+  /** Another ring to drain, by the index that no other has now; known before what is to write into it is enabled. */
+  | { readonly kind: "add ring"; readonly index: number; readonly ring: RingDescriptor }
+  /** Whatever the rings hold is drained first. Once answered, no one looks at the ring's memory. */
+  | { readonly kind: "remove ring"; readonly index: number }
+  /** The ring of a CPU that any dispatcher drains: where it tells what processes did. Before what writes into it is enabled. */
+  | { readonly kind: "watch ring"; readonly ring: RingDescriptor }
+  /** Nothing writes into it any more. Once answered, nobody looks at its memory for that. */
+  | { readonly kind: "unwatch ring"; readonly address: bigint }
+  /** What processes did on a CPU that has just come was told nobody. */
+  | { readonly kind: "forget identities" }
   /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
   | { readonly kind: "drain" }
   /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */
   | { readonly kind: "fail"; readonly at: FaultPoint; readonly how: "throw" | "exit" }
+  /** For tests of what happens when a dispatcher hangs: it does nothing until the word is not 0. */
+  | { readonly kind: "hang"; readonly word: Int32Array<SharedArrayBuffer> }
+  /** Whether the dispatcher lives: nothing else is to do. */
+  | { readonly kind: "ask" }
   | { readonly kind: "stop" };
 
 /**
@@ -79,9 +93,6 @@ export interface DispatcherSetup {
   readonly tableBytes: number;
   readonly capacity: number;
   readonly dispatchers: number;
-  readonly rings: readonly RingDescriptor[];
-  /** All dispatchers': where processes' execs and exits are told. */
-  readonly taskRings: readonly RingDescriptor[];
   /** The CPUs to run on; null: any. */
   readonly pinTo: readonly number[] | null;
   readonly clockIsMonotonic: boolean;
@@ -89,7 +100,7 @@ export interface DispatcherSetup {
   readonly arena: { readonly address: bigint; readonly bytes: number };
   /** Of a SharedMemory. */
   readonly shared: SharedArrayBuffer;
-  /** What the dispatchers had been told when this one was started: its state is made of it. */
+  /** Its rings, and what the dispatchers had been told when this one was started: its state is made of it. */
   readonly initial: readonly Control[];
   /** Slots that its predecessor died in; null when it has none. */
   readonly abandoned: readonly number[] | null;

@@ -1,7 +1,7 @@
 /**
  * Task records on their way to handlers: who wants which, and the chunks that a batch's become. As with samples, handlers
- * that want the same share a lane, and a chunk is encoded once, when the first outbox has room for it. Off the per-sample
- * path: records are rows, and there are few; a batch holds BATCH_TASKS_MAX at most.
+ * that want the same share a lane, and a chunk is encoded once, when the first outbox has room for it. Which lanes want a
+ * record is found by index, as for samples. Off the per-sample path: records are rows, and there are few; a batch holds BATCH_TASKS_MAX at most.
  */
 import type { BatchIndex } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
@@ -13,6 +13,7 @@ import type { SegmentWriter } from "../delivery/segments.js";
 import { encodeTaskRecord } from "../tasks/encode-record.js";
 import { ProtoWriter } from "../tasks/proto-writer.js";
 import { TaskFilter, type TaskSpec, taskKey, threadAt } from "../tasks/task-filter.js";
+import { TaskIndex } from "../tasks/task-index.js";
 import { CHUNK_PAYLOAD_BYTES_MAX } from "./chunks.js";
 import type { OwnerSpec, Ownership } from "./ownership.js";
 
@@ -33,15 +34,20 @@ interface TaskChunk {
 
 export class TaskLane {
   readonly key: string;
-  readonly filter: TaskFilter;
+  readonly spec: TaskSpec;
+  /** Null where the index has said all: what peers may see it knows nothing of. */
+  readonly held: TaskFilter | null;
   members = 0;
+  /** Those of the batch's task records that the lane has, by their number in it. */
+  readonly records: number[] = [];
   /** Of the batch `serial`. */
   serial = -1;
   chunks: TaskChunk[] = [];
 
   constructor(key: string, spec: TaskSpec) {
     this.key = key;
-    this.filter = new TaskFilter(spec);
+    this.spec = spec;
+    this.held = spec.owner || spec.redacted === true ? new TaskFilter(spec) : null;
   }
 }
 
@@ -53,6 +59,10 @@ export class TaskLanes {
   /** Rows of all the batch's lanes. */
   readonly #rows = new ProtoWriter();
   readonly #encoded: TaskLane[] = [];
+  readonly #index = new TaskIndex<TaskLane>();
+  /** The batch whose records are in their lanes, and which lanes those are. */
+  #sorted = -1;
+  readonly #touched: TaskLane[] = [];
 
   constructor(segments: SegmentWriter, trailers: TrailerTable, ownership: Ownership) {
     this.#segments = segments;
@@ -75,14 +85,20 @@ export class TaskLanes {
 
   join(spec: TaskSpec): TaskLane {
     const key = taskKey(spec);
-    const lane = this.#byKey.get(key) ?? new TaskLane(key, spec);
-    this.#byKey.set(key, lane);
+    const known = this.#byKey.get(key);
+    const lane = known ?? new TaskLane(key, spec);
+    if (known === undefined) {
+      this.#byKey.set(key, lane);
+      this.#index.add(lane, spec);
+    }
     lane.members++;
     return lane;
   }
 
   leave(lane: TaskLane): void {
-    if (--lane.members === 0) this.#byKey.delete(lane.key);
+    if (--lane.members > 0) return;
+    this.#byKey.delete(lane.key);
+    this.#index.remove(lane, lane.spec);
   }
 
   /**
@@ -98,6 +114,7 @@ export class TaskLanes {
     shareBytes: number,
     nowNs: number,
   ): boolean {
+    if (this.#sorted !== serial) this.#sort(batch, ring, serial);
     if (lane.serial !== serial) this.#encode(lane, batch, ring, serial);
     for (const chunk of lane.chunks) {
       const planned = chunk.segmentBytes;
@@ -114,16 +131,30 @@ export class TaskLanes {
     return lane.chunks.length > 0;
   }
 
+  /** Gives each lane its records of the batch, once for all of them. */
+  #sort(batch: BatchIndex, ring: RingReader, serial: number): void {
+    this.#sorted = serial;
+    for (const lane of this.#touched) lane.records.length = 0;
+    this.#touched.length = 0;
+    for (let i = 0; i < batch.tasks; i++) {
+      for (const lane of this.#index.find(ring.words, ring.wordMask, batch.taskAt[i])) {
+        if (lane.records.length === 0) this.#touched.push(lane);
+        lane.records.push(i);
+      }
+    }
+  }
+
   #encode(lane: TaskLane, batch: BatchIndex, ring: RingReader, serial: number): void {
     lane.serial = serial;
     this.#encoded.push(lane);
     const rows = this.#rows;
-    const { owner } = lane.filter;
-    if (owner !== null) this.#lookAtOwners(lane, batch, ring);
+    const { held } = lane;
+    const owner = held?.owner ?? null;
+    if (held !== null && owner !== null) this.#lookAtOwners(held, batch, ring);
     let chunk: TaskChunk | null = null;
-    for (let i = 0; i < batch.tasks; i++) {
+    for (const i of lane.records) {
       const at = batch.taskAt[i];
-      if (!lane.filter.wants(ring.words, ring.wordMask, at)) continue;
+      if (held !== null && !held.wants(ring.words, ring.wordMask, at)) continue;
       if (owner !== null && !this.#isOwners(owner, ring, at)) continue;
       const from = rows.length;
       encodeTaskRecord(rows, ring.words, ring.wordMask, at, this.#trailers);
@@ -138,7 +169,7 @@ export class TaskLanes {
   }
 
   /** All of the batch before any is told: see Ownership. */
-  #lookAtOwners({ filter }: TaskLane, batch: BatchIndex, ring: RingReader): void {
+  #lookAtOwners(filter: TaskFilter, batch: BatchIndex, ring: RingReader): void {
     this.#ownership.settle();
     for (let i = 0; i < batch.tasks; i++) {
       const at = batch.taskAt[i];

@@ -12,6 +12,14 @@ export type Pace =
   | { readonly kind: "time"; readonly intervalNs: number }
   | { readonly kind: "weight"; readonly period: number };
 
+/** With room for `length` values; never shorter. */
+export function grown(values: Float64Array, length: number): Float64Array {
+  if (values.length >= length) return values;
+  const longer = new Float64Array(length);
+  longer.set(values);
+  return longer;
+}
+
 /**
  * Which samples of an event are ticks at one rate: decided once a batch for all lanes that ask for that rate, so that a
  * handler that joins others ticks when they do. With a phase for each ring.
@@ -22,13 +30,17 @@ export class Ticker {
   readonly ticks = new Uint8Array(BATCH_SAMPLES_MAX);
   readonly #event: number;
   /** Time pace: when the next sample is due. Weight pace: what was counted since the last. By ring. */
-  readonly #phase: Float64Array;
+  #phase: Float64Array;
 
   constructor(event: number, pace: Pace, rings: number) {
     this.#event = event;
     this.#pace = pace;
     this.#phase = new Float64Array(rings);
     this.pace = pace;
+  }
+
+  reserveRings(rings: number): void {
+    this.#phase = grown(this.#phase, rings);
   }
 
   get pace(): Pace {

@@ -1,19 +1,7 @@
 /** A dispatcher's thread: sleeps in poll on its rings and on its control fd, drains, and answers control messages. */
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
 import { IOC, PAGE_BYTES } from "../../pmu/abi.js";
-import {
-  clearEventfd,
-  Errno,
-  ioctl,
-  POLLERR,
-  POLLHUP,
-  POLLIN,
-  poll,
-  setThreadAffinity,
-  setThreadName,
-  threadAffinity,
-  viewMemory,
-} from "../../pmu/ffi.js";
+import { Errno, ioctl, setThreadAffinity, setThreadName, threadAffinity, viewMemory } from "../../pmu/ffi.js";
 import { RingReader } from "../../pmu/ring.js";
 import type { RingDescriptor } from "../../pmu/source.js";
 import { SlotCounters } from "../../registry/counters.js";
@@ -26,20 +14,20 @@ import { BusyClock } from "./busy-clock.js";
 import { Dispatcher } from "./dispatcher.js";
 import type { Answer, Control, DispatcherSetup, Request } from "./messages.js";
 import { NOT_PINNED, type Pinned } from "./pinning.js";
+import { PollSet } from "./poll-set.js";
 import { SharedMemory } from "./shared-memory.js";
 import { DISPATCHER_STAT } from "./stats.js";
 
 /** Sleeping forever is right only when nothing is armed; a handler that waits for nothing else gets its own wake-ups. */
 const POLL_FOREVER = -1;
 const POLL_MS_MAX = 1000;
-/** poll(2) passes over negative fds. */
-const IGNORED_BY_POLL = -1;
 
 /** What the rings hold when these come belongs to what was before them. */
 const DRAINED_BEFORE: ReadonlySet<Control["kind"]> = new Set([
   "remove formats",
   "remove tasks",
   "remove aux",
+  "remove ring",
   "pace",
   "drain",
   "stop",
@@ -61,13 +49,6 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   const deliveryBell = shared.deliveryBell();
   const dispatcher = new Dispatcher({
     index: setup.index,
-    rings: setup.rings.map((ring) => ({
-      cpu: ring.cpu,
-      reader: new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
-    })),
-    taskRings: setup.taskRings.map(
-      (ring) => new RingReader(viewMemory(ring.address, PAGE_BYTES + ring.dataBytes), ring.dataBytes),
-    ),
     walker: new TableWalker(new AtomicWords(memory), layout, setup.index, shared.removalBell()),
     counters: new SlotCounters(memory, layout),
     stats,
@@ -81,8 +62,33 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
   const drain = (): void => {
     if (dispatcher.drain()) deliveryBell.ring(setup.index);
   };
+  const polled = new PollSet(setup.controlFd);
+  const rings = new Map<number, RingDescriptor>();
   const apply = (control: Control): void => {
     switch (control.kind) {
+      case "add ring": {
+        const { cpu, address, dataBytes } = control.ring;
+        const reader = new RingReader(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes);
+        dispatcher.addRing(control.index, { cpu, reader });
+        polled.add(control.ring);
+        rings.set(control.index, control.ring);
+        break;
+      }
+      case "remove ring":
+        polled.remove(rings.get(control.index) as RingDescriptor);
+        dispatcher.removeRing(control.index);
+        break;
+      case "watch ring": {
+        const { address, dataBytes } = control.ring;
+        dispatcher.watchRing(address, new RingReader(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes));
+        break;
+      }
+      case "unwatch ring":
+        dispatcher.unwatchRing(control.address);
+        break;
+      case "forget identities":
+        dispatcher.forgetIdentities();
+        break;
       case "attach":
         dispatcher.attach(control.spec);
         break;
@@ -103,8 +109,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         break;
       case "add aux":
         dispatcher.addAux(control.event, control.rings);
+        // Of this dispatcher's CPUs alone.
+        for (const ring of control.rings) if (dispatcher.auxRings.includes(ring)) polled.add(ring);
         break;
       case "remove aux":
+        for (const ring of control.rings) polled.remove(ring);
         dispatcher.removeAux(control.rings);
         break;
       case "pace":
@@ -117,7 +126,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         if (control.at === "now") fail(control.how);
         dispatcher.failAt(control.at, () => fail(control.how));
         break;
+      case "hang":
+        Atomics.wait(control.word, 0, 0);
+        break;
       case "drain":
+      case "ask":
       case "stop":
         break;
     }
@@ -129,7 +142,6 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     // For what that delivered, and for what its predecessor did not come to ring for.
     deliveryBell.ring(setup.index);
   }
-  let polled = polls(setup, dispatcher.auxRings);
   for (;;) {
     for (let message = receiveMessageOnPort(port); message !== undefined; message = receiveMessageOnPort(port)) {
       const { sequence, control } = message.message as Request;
@@ -137,7 +149,6 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
       // All of it: nobody writes there any more.
       if (control.kind === "remove aux") while (dispatcher.moreAux) drain();
       apply(control);
-      if (control.kind === "add aux" || control.kind === "remove aux") polled = polls(setup, dispatcher.auxRings);
       port.postMessage({ kind: "done", sequence } satisfies Answer);
       if (control.kind === "stop") {
         busy.end();
@@ -146,32 +157,13 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
     }
     drain();
     const interval = dispatcher.flushIntervalMs;
-    const { fds, rings } = polled;
-    for (let i = 0; i <= rings.length; i++) fds[2 * i + 1] = POLLIN;
     const timeoutMs = interval < 0 ? POLL_FOREVER : pollMs(interval);
     busy.end();
-    poll(fds, rings.length + 1, dispatcher.moreAux ? 0 : timeoutMs);
+    polled.wait(dispatcher.moreAux ? 0 : timeoutMs);
     busy.begin();
     stats.words[DISPATCHER_STAT.WAKEUPS] += 1;
-    if (fds[1] >>> 16 !== 0) clearEventfd(setup.controlFd);
-    rings.forEach((ring, i) => {
-      const revents = fds[2 * (i + 1) + 1] >>> 16;
-      // An fd that has hung up stays so: polled on, it would keep the thread awake for good. The ring is still drained.
-      if ((revents & (POLLERR | POLLHUP)) !== 0) fds[2 * (i + 1)] = IGNORED_BY_POLL;
-      else if (ring.pollKind === "eventfd" && revents !== 0) clearEventfd(ring.pollFd);
-    });
+    polled.clear();
   }
-}
-
-interface Polled {
-  /** struct pollfd pairs: the control fd, then the rings. */
-  readonly fds: Int32Array;
-  readonly rings: readonly RingDescriptor[];
-}
-
-function polls({ controlFd, rings }: DispatcherSetup, auxRings: readonly RingDescriptor[]): Polled {
-  const all = [...rings, ...auxRings];
-  return { fds: Int32Array.from([controlFd, ...all.map(({ pollFd }) => pollFd)].flatMap((fd) => [fd, 0])), rings: all };
 }
 
 /** A dispatcher that may not run where it should runs elsewhere: whether that will do is not for it to say. */

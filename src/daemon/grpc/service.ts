@@ -114,7 +114,7 @@ interface DeregisterRequestMessage {
 }
 
 async function deregister(parts: ServiceParts, request: DeregisterRequestMessage, access: Access): Promise<object> {
-  const found = parts.broker.find(request.handler_id);
+  const found = parts.broker.whoseIs(request.handler_id);
   if (!access.owns(found) && !access.rights.deregisterOthers) {
     access.deny(
       `handler_id: ${request.handler_id} is not a handler of ${access.principal}: only those may be deregistered`,
@@ -137,7 +137,7 @@ function subscribe(parts: ServiceParts, call: SubscribeCall): void {
   try {
     checkSubscribe(parts, call);
     const handler = parts.broker.subscribe(call.request.handler_id, stream);
-    stream.onBroken(() => parts.broker.streamBroken(handler));
+    if (handler !== null) stream.onBroken(() => parts.broker.streamBroken(handler));
   } catch (error) {
     call.emit("error", toCallError(error, parts.onFault));
   }
@@ -147,10 +147,11 @@ function subscribe(parts: ServiceParts, call: SubscribeCall): void {
 function checkSubscribe(parts: ServiceParts, call: SubscribeCall): void {
   const access = enter(parts, call, "Subscribe");
   const { handler_id } = call.request;
-  const handler = parts.broker.find(handler_id);
+  const handler = parts.broker.whoseIs(handler_id);
   if (!access.owns(handler) && !access.rights.administer) {
     access.deny(`handler_id: ${handler_id} is not a handler of ${access.principal}: only those may be subscribed to`);
   }
+  if (handler.visibility === null) return;
   if (access.visibility === null || !covers(access.visibility, handler.visibility)) {
     access.deny(
       `handler_id: ${handler_id} is given samples that the peer may not see: deregister it, and register another`,
@@ -252,8 +253,10 @@ function publicStatus(parts: ServiceParts, access: Access): object {
 }
 
 function statusMessage(parts: ServiceParts): object {
+  const snapshot = parts.snapshot();
   const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory, overload } =
-    parts.snapshot();
+    snapshot;
+  const { cpus, kernelSettings } = snapshot;
   const { listen, metrics } = parts.addresses();
   return {
     version,
@@ -266,7 +269,7 @@ function statusMessage(parts: ServiceParts): object {
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
     dispatchers: dispatchers.map(
-      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, ...dispatcher }) => ({
+      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, unansweredSeconds: _, ...dispatcher }) => ({
         ...dispatcher,
         pinned_cpus: pinnedCpus,
         corrupt_bytes: corruptBytes,
@@ -289,6 +292,8 @@ function statusMessage(parts: ServiceParts): object {
       time_running_seconds: event.timeRunningSeconds,
       lowered_frequency_hz: event.loweredFrequencyHz,
       lowered_period: event.loweredPeriod,
+      lowered_by_kernel: event.loweredByKernel,
+      refused: event.refused,
       produced: event.produced ?? 0,
       produced_known: event.produced !== null,
     })),
@@ -323,6 +328,19 @@ function statusMessage(parts: ServiceParts): object {
       dispatchers: overload.dispatchers,
       kernel_lost: overload.kernelLost,
     },
+    cpus: {
+      watched: cpus.watched,
+      changes: cpus.changes.map(({ watchedUntil, ...change }) => ({ ...change, watched_until: watchedUntil })),
+      changes_total: cpus.counts.GONE + cpus.counts.COME + cpus.counts.BACK,
+    },
+    kernel_settings:
+      kernelSettings === null
+        ? null
+        : {
+            paranoid_known: kernelSettings.paranoid !== null,
+            perf_event_paranoid: kernelSettings.paranoid ?? 0,
+            perf_event_max_sample_rate: kernelSettings.maxSampleRateHz,
+          },
     memory: {
       segments: memoryPartMessage(memory.segments),
       outboxes: memoryPartMessage(memory.outboxes),

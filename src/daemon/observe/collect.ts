@@ -6,9 +6,11 @@ import type { HandlerTable } from "../../registry/table.js";
 import { type ArmedEvent, type ArmedEvents, askedRate } from "../broker/armed-events.js";
 import type { BooksAudit } from "../broker/audit.js";
 import type { Broker } from "../broker/broker.js";
+import type { CpuWatch } from "../broker/cpu-watch.js";
 import type { Handler } from "../broker/handler.js";
 import type { OverloadControl } from "../broker/overload.js";
-import { isFaster, shareInForce } from "../broker/rates.js";
+import { isFaster, sameRate, shareInForce } from "../broker/rates.js";
+import type { SettingsWatch } from "../broker/settings-watch.js";
 import type { EventCounters, Tally } from "../broker/tally.js";
 import type { TaskTracking } from "../broker/task-tracking.js";
 import type { NsClock } from "../clock.js";
@@ -45,6 +47,8 @@ export interface CollectParts {
   readonly audit: BooksAudit;
   readonly slowDispatches: SlowDispatchWatch;
   readonly overload: OverloadControl;
+  readonly cpuWatch: CpuWatch;
+  readonly settingsWatch: SettingsWatch;
   readonly removalWait: Float64Array;
   readonly dispatchToStream: Float64Array;
   readonly sampleToStream: Float64Array;
@@ -81,7 +85,7 @@ export function collect(parts: CollectParts): Snapshot {
     },
     uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
     capacity: parts.table.layout.capacity,
-    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts }, index) => ({
+    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts, unansweredNs }, index) => ({
       index,
       cpus,
       pinnedCpus,
@@ -91,6 +95,7 @@ export function collect(parts: CollectParts): Snapshot {
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
       straySamples: stats.words[DISPATCHER_STAT.STRAY_SAMPLES],
       restarts,
+      unansweredSeconds: unansweredNs / NS_PER_SECOND,
       busySeconds: overload.busyNs(index) / NS_PER_SECOND,
       busyRatio: overload.looks[index].busyRatio,
       ringFillPeak: overload.looks[index].ringFillPeak,
@@ -104,6 +109,8 @@ export function collect(parts: CollectParts): Snapshot {
       dispatchers: overload.state.dispatchers,
       kernelLost: overload.state.overloaded ? overload.state.kernelLost : 0,
     },
+    cpus: { watched: parts.cpuWatch.watched, changes: parts.cpuWatch.changes, counts: { ...parts.cpuWatch.counts } },
+    kernelSettings: parts.settingsWatch.settings,
     events,
     handlers,
     totals: {
@@ -141,8 +148,17 @@ export function collect(parts: CollectParts): Snapshot {
     sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
     memory: memorySnapshot(parts),
     connections: parts.connections(),
+    removalOldestSeconds: removalOldestNs(parts) / NS_PER_SECOND,
     removalWait: snapshotHistograms([parts.removalWait]),
   };
+}
+
+function removalOldestNs({ broker, now }: CollectParts): number {
+  const nowNs = now();
+  return broker.handlers.reduce(
+    (oldest, { removingSinceNs }) => (removingSinceNs === null ? oldest : Math.max(oldest, nowNs - removingSinceNs)),
+    0,
+  );
 }
 
 function countOf(losses: readonly LossSnapshot[], reason: string): number {
@@ -178,7 +194,7 @@ export function eventCounters(host: DispatcherHost, event: number): EventCounter
   return counters;
 }
 
-function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): EventSnapshot {
+function eventSnapshot(armed: ArmedEvent, { host, armedEvents, settingsWatch }: CollectParts): EventSnapshot {
   const counters = eventCounters(host, armed.index);
   const reading = armedEvents.read(armed);
   const asked = askedRate(armed);
@@ -191,6 +207,8 @@ function eventSnapshot(armed: ArmedEvent, { host, armedEvents }: CollectParts): 
     loweredFrequencyHz: isLowered && rate.kind === "frequency" ? rate.hz : 0,
     loweredPeriod: isLowered && rate.kind === "period" ? rate.period : 0,
     loweredRatio: shareInForce(asked, rate),
+    loweredByKernel: isLowered && sameRate(armedEvents.allowedRate(armed), rate),
+    refused: settingsWatch.refused(armed),
     handlers: armed.users.size,
     samples: counters.SAMPLES,
     unclaimed: counters.UNCLAIMED,

@@ -46,7 +46,7 @@ function perHandler(name: string, help: string, value: (row: HandlerRow) => numb
   return {
     name,
     help,
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: value(row) })),
   };
 }
@@ -82,7 +82,7 @@ const REASONS =
   "QUEUE_FULL and QUEUE_DROPPED_OLDEST: the consumer reads too slowly, give it a larger queue or a lower rate; " +
   "MEMORY: the same, and all queues together came near limits.memory_max_bytes; " +
   "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
-  "DISCARDED, SHUTDOWN: asked for";
+  "DISCARDED, SHUTDOWN: asked for; RESTART: in the memory of a daemon that was restarted";
 
 const REFUSALS =
   "connections, connections_of_peer, streams_of_peer, request_rate: a limit of the same name in the configuration; " +
@@ -203,7 +203,7 @@ export const COUNTERS: readonly Family<number>[] = [
   {
     name: "nmid_handler_lost_samples_total",
     help: `Samples the handler matched and was not delivered, by reason. ${REASONS}.`,
-    labelNames: ["handler", "name", "reason"],
+    labelNames: ["name", "reason"],
     values: ({ handlers }) => handlers.flatMap((row) => byReason(row.labels, row.losses)),
   },
   perHandler("nmid_handler_dispatches_total", "Batches offered to the handler.", (h) => h.dispatches),
@@ -244,6 +244,13 @@ export const COUNTERS: readonly Family<number>[] = [
     "Times the daemon became overloaded. See nmid_overloaded; the log says when and why, and what was lost.",
     (s) => s.overload.episodes,
   ),
+  {
+    name: "nmid_cpu_changes_total",
+    help: "CPUs that went offline (GONE), came online (COME), or did both between two looks (BACK) while the daemon ran. What happened on a CPU meanwhile was not sampled; the log and nmictl status say when.",
+    labelNames: ["kind"],
+    values: ({ snapshot }) =>
+      Object.entries(snapshot.cpus.counts).map(([kind, value]) => ({ labels: { kind }, value })),
+  },
   total(
     "nmid_connections_accepted_total",
     "Connections that were let in. Rising fast: clients connect for every call instead of keeping a connection.",
@@ -285,6 +292,12 @@ export const GAUGES: readonly Family<number>[] = [
     "1: dispatchers do not keep up with the rings, and the kernel drops samples or is about to. Give the daemon more CPU, more dispatchers or larger rings, or lower the rates; with --overload lower it does that itself. Alert on it.",
     (s) => (s.overload.overloaded ? 1 : 0),
   ),
+  total("nmid_cpus_watched", "CPUs whose rings are drained.", (s) => s.cpus.watched.length),
+  total(
+    "nmid_kernel_max_sample_rate_hertz",
+    "kernel.perf_event_max_sample_rate as of the last look. The kernel lowers it by itself when its interrupts take too long, and never raises it: what samples faster is held below it. Raise it with sysctl. 0 where the source asks no kernel.",
+    (s) => s.kernelSettings?.maxSampleRateHz ?? 0,
+  ),
   total(
     "nmid_events_armed",
     "Kernel events open now. 0 without handlers: then sampling costs nothing.",
@@ -302,7 +315,7 @@ export const GAUGES: readonly Family<number>[] = [
   ),
   perEvent(
     "nmid_event_lowered_ratio",
-    "Share of the rate asked for at which the event is sampled. Below 1: the daemon is or was overloaded and has lowered it (--overload lower); weights stay right, but there are fewer samples. See nmid_overloaded.",
+    "Share of the rate asked for at which the event is sampled. Below 1: the daemon is or was overloaded and has lowered it (--overload lower, see nmid_overloaded), or the kernel allows no more (nmid_kernel_max_sample_rate_hertz); weights stay right, but there are fewer samples.",
     (e) => e.loweredRatio,
   ),
   perEvent(
@@ -339,8 +352,19 @@ export const GAUGES: readonly Family<number>[] = [
   ),
   perHandler(
     "nmid_handler_subscribed",
-    'Whether the handler has a stream (for handler="other": how many have one). 0: it is removed when its lease runs out.',
+    'Whether the handler has a stream (for "(others)": how many have one). 0: it is removed when its lease runs out.',
     (h) => h.subscribed,
+  ),
+
+  total(
+    "nmid_removal_oldest_seconds",
+    "How long the oldest removal of a handler that is under way has lasted; 0 when there is none. Seconds: its reader does not take what is left, or a dispatcher hangs. nmictl handlers shows who is DRAINING; a Deregister with discard ends it.",
+    (s) => s.removalOldestSeconds,
+  ),
+  perDispatcher(
+    "nmid_dispatcher_unanswered_seconds",
+    "How long the dispatcher has owed an answer to what it was told; each scrape asks it. 0 but for an instant: seconds mean a thread that hangs or gets no CPU, and from 10 on /healthz fails.",
+    (d) => d.unansweredSeconds,
   ),
 
   memory(
@@ -419,7 +443,7 @@ export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
   {
     name: "nmid_handler_dispatch_seconds",
     help: "Time that offering one batch to the handler took. A handler whose dispatches are slow delays those behind it in the table: look for filters that match very much.",
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: row.dispatchTime })),
   },
 ];

@@ -2,7 +2,8 @@
  * What the daemon shows of itself, as one value: GetStatus, ListHandlers and the metrics are all derived from it.
  * Taken on the main thread from counters in shared memory; nothing here touches the path of a sample.
  */
-import type { SourceKind } from "../../pmu/source.js";
+import type { KernelSettings, SourceKind } from "../../pmu/source.js";
+import type { CpuChange, CpuChangeKind } from "../broker/cpu-watch.js";
 
 /** Cumulative counts per bucket (not cumulated over buckets) with inclusive upper bounds in seconds; the last is +Inf. */
 export interface HistogramSnapshot {
@@ -18,11 +19,15 @@ export interface EventSnapshot {
   /** Asked for. One of the two, both 0 where the source sends every sample. */
   readonly frequencyHz: number;
   readonly period: number;
-  /** In force where that is less, since the daemon is or was overloaded; else 0. */
+  /** In force where that is less, since the daemon is or was overloaded, or since the kernel allows no more; else 0. */
   readonly loweredFrequencyHz: number;
   readonly loweredPeriod: number;
   /** Share of the rate asked for that is in force; 1 when it is not lowered. */
   readonly loweredRatio: number;
+  /** It is less since the kernel allows no more (kernel.perf_event_max_sample_rate). */
+  readonly loweredByKernel: boolean;
+  /** Why the kernel would not open it now; empty when it would. */
+  readonly refused: string;
   readonly handlers: number;
   /** Drained from the rings. */
   readonly samples: number;
@@ -51,6 +56,8 @@ export interface DispatcherSnapshot {
   readonly straySamples: number;
   /** Times it died and was replaced. */
   readonly restarts: number;
+  /** How long the oldest of what it was told has waited for its answer; 0 when nothing waits. */
+  readonly unansweredSeconds: number;
   /** Not asleep, since the start. */
   readonly busySeconds: number;
   /** Share of the last second or so that it was not asleep, and the fullest ring that it then came to; 0 while nothing is armed. */
@@ -70,6 +77,14 @@ export interface OverloadSnapshot {
   readonly kernelLost: number;
   /** Since the daemon's start. */
   readonly episodes: number;
+}
+
+export interface CpusSnapshot {
+  /** As of the last look: once a second while something is armed. */
+  readonly watched: readonly number[];
+  /** The latest, oldest first, and how many there have been of each kind. */
+  readonly changes: readonly CpuChange[];
+  readonly counts: Readonly<Record<CpuChangeKind, number>>;
 }
 
 export interface LossSnapshot {
@@ -136,6 +151,9 @@ export interface Snapshot {
   readonly capacity: number;
   readonly dispatchers: readonly DispatcherSnapshot[];
   readonly overload: OverloadSnapshot;
+  readonly cpus: CpusSnapshot;
+  /** As of the last look; null where no kernel is asked. */
+  readonly kernelSettings: KernelSettings | null;
   /** Events armed now. */
   readonly events: readonly EventSnapshot[];
   readonly handlers: readonly HandlerSnapshot[];
@@ -181,6 +199,8 @@ export interface Snapshot {
   readonly sampleToStream: HistogramSnapshot;
   readonly memory: MemorySnapshot;
   readonly connections: ConnectionsSnapshot;
+  /** How long the oldest removal under way has lasted; 0 when there is none. */
+  readonly removalOldestSeconds: number;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }

@@ -1,6 +1,6 @@
 /** Groups: `{cycles,instructions}:S`. */
 import { needsCounter, type ParsedEvent } from "./parsed-event.js";
-import { complaint, cut, type Piece, quote, syntaxError, trimmed } from "./piece.js";
+import { complaint, cut, type Piece, quote, SEVERAL_EVENTS, syntaxError, trimmed } from "./piece.js";
 
 export interface GroupSyntax {
   readonly whole: Piece;
@@ -18,6 +18,7 @@ export function splitGroup(piece: Piece): GroupSyntax | null {
   const close = piece.text.indexOf("}", open);
   if (close < 0) throw syntaxError(piece, "a brace must close the group: {a,b}", piece.text.length);
   const behind = cut(piece, close + 1);
+  if (trimmed(behind).text.startsWith(",")) throw syntaxError(trimmed(behind), SEVERAL_EVENTS);
   if (behind.text !== "" && !behind.text.startsWith(":")) {
     throw syntaxError(behind, "only a colon and modifiers may follow the group: {a,b}:S");
   }

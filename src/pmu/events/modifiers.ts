@@ -1,6 +1,6 @@
 /** What follows the colon: `u`, `k`, `ppp`, `G`, … as tools/perf reads them (get_event_modifier in util/parse-events.c). */
 import type { EventAttr } from "../source.js";
-import { type Piece, quote, syntaxError } from "./piece.js";
+import { type Piece, quote, SEVERAL_EVENTS, syntaxError } from "./piece.js";
 
 export interface Modifiers
   extends Pick<
@@ -64,6 +64,7 @@ export function parseModifiers(pieces: readonly Piece[]): Modifiers {
       }
       const why = REFUSED[letter];
       if (why !== undefined) throw syntaxError(piece, `modifier ${quote(letter)} is not offered: ${why}`, index);
+      if (letter === ",") throw syntaxError(piece, SEVERAL_EVENTS, index);
       if (!"ukhPGHIDS".includes(letter)) {
         throw syntaxError(piece, `unknown modifier ${quote(letter)}: use ${TAKEN}`, index);
       }

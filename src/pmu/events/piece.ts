@@ -33,6 +33,8 @@ export function syntaxError(piece: Piece, message: string, offset = 0): PmuError
   return complaint("EVENT_SYNTAX", piece, message, offset);
 }
 
+export const SEVERAL_EVENTS = "several events: give each an entry of its own, or write a group {a,b}";
+
 /** A name this long is no typo of anything; searching for its neighbours would only cost time. */
 const NAME_CHARS_MAX = 128;
 
@@ -40,6 +42,10 @@ const NAME_CHARS_MAX = 128;
 export function nearestName(name: string, candidates: Iterable<string>): string | null {
   const list = [...candidates];
   if (name.length > NAME_CHARS_MAX || list.length === 0) return null;
+  // A name in capitals is no slip of its letters.
+  const folded = name.toLowerCase();
+  const sameLetters = list.find((candidate) => candidate.toLowerCase() === folded);
+  if (sameLetters !== undefined) return sameLetters;
   const nearest = closest(name, list);
   return distance(name, nearest) <= Math.max(2, name.length / 3) ? nearest : null;
 }

@@ -15,7 +15,7 @@ export interface PmuEvent {
   readonly frequencyHz: number | null;
 }
 
-const RAW = /^r([0-9a-fA-F]{1,16})$/;
+const RAW = /^r(?:0x)?([0-9a-fA-F]{1,16})$/;
 /** The PMU's type stands in these bits where a machine has several that know the generic events. */
 export const PMU_TYPE_SHIFT = 32n;
 

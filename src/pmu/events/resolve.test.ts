@@ -53,6 +53,7 @@ describe("events of a PMU", () => {
       ["cpu/config=0x1a8,config1=7,config2=9/", 4, "0x1a8", "0x7"],
     ],
     ["intel-server", "cpu/r1a8/", ["cpu/r1a8/", 4, "0x1a8"]],
+    ["intel-server", "cpu/r0x1a8/", ["cpu/r0x1a8/", 4, "0x1a8"]],
     ["intel-server", "cpu/instructions/", ["cpu/instructions/", 4, "0xc0"]],
     // What the kernel names no event of its own falls back on the generic ones.
     ["intel-server", "cpu/cycles/k", ["cpu/cycles/k", TYPE.HARDWARE, "0x0"]],
@@ -230,6 +231,10 @@ describe("what is refused, and where", () => {
     ["intel-server", "cpu/event=1", "EVENT_SYNTAX", 12, /a second slash must close/],
     ["intel-server", "/event=1/", "EVENT_SYNTAX", 1, /the name of a PMU/],
     ["intel-server", "cpu/cycles/x", "EVENT_SYNTAX", 12, /unknown modifier "x"/],
+    ["intel-server", "cpu/cycles/u,cs", "EVENT_SYNTAX", 13, /: several events: /],
+    ["intel-server", "{cycles,cs}:u,faults", "EVENT_SYNTAX", 14, /: several events: /],
+    ["intel-server", "{cycles,cs}, {faults}", "EVENT_SYNTAX", 12, /: several events: /],
+    ["intel-server", "L1-DCACHE-LOADS", "EVENT_UNKNOWN", 1, /did you mean "L1-dcache-loads"/],
     ["intel-server", "cpu/cycles/:", "EVENT_SYNTAX", 13, /a modifier must follow/],
     ["intel-server", "cpu/config=0x1ffffffffffffffff/", "EVENT_SYNTAX", 12, /no number of 64 bits/],
     ["intel-server", "cpu/cycles,period=0/", "EVENT_SYNTAX", 19, /from 1 to/],

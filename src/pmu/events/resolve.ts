@@ -9,7 +9,17 @@ import { type FileTree, NO_FILES } from "./file-tree.js";
 import { resolveGroup, splitGroup } from "./group.js";
 import { MODIFIER_LETTERS } from "./modifiers.js";
 import { eventOf, type ModifierPieces, type ParsedEvent } from "./parsed-event.js";
-import { complaint, cut, type Piece, quote, suggestion, syntaxError, trimmed, wholeOf } from "./piece.js";
+import {
+  complaint,
+  cut,
+  type Piece,
+  quote,
+  SEVERAL_EVENTS,
+  suggestion,
+  syntaxError,
+  trimmed,
+  wholeOf,
+} from "./piece.js";
 import { matchingPmus, openPmuDirectory, type Pmu, type PmuDirectory } from "./pmu-directory.js";
 import { onPmu, resolvePmuEvent } from "./pmu-event.js";
 import { findTracepoints, hasGlob, openTracefs, type Tracefs, whyNoTracepoints } from "./tracefs.js";
@@ -111,7 +121,7 @@ function refuseMalformed(piece: Piece, base: Piece, modifiers: Piece | null): vo
   }
   const comma = piece.text.indexOf(",");
   if (comma >= 0) {
-    throw syntaxError(piece, "several events: give each an entry of its own, or write a group {a,b}", comma);
+    throw syntaxError(piece, SEVERAL_EVENTS, comma);
   }
   const odd = piece.text.search(/[{}\s]/);
   if (odd >= 0) throw syntaxError(piece, `${quote(piece.text[odd])} is out of place`, odd);

@@ -3,7 +3,7 @@ import { FORMAT, IOC, SAMPLE } from "../abi.js";
 import { parseCpuList } from "../cpu-list.js";
 import { PmuError } from "../errors.js";
 import { Errno } from "../ffi.js";
-import type { EventReading, EventShape, OpenEvent, Rate, RecordFormat, ResolvedEvent } from "../source.js";
+import type { EventReading, EventShape, OpenEvent, OpenOnCpus, Rate, RecordFormat, ResolvedEvent } from "../source.js";
 import { attrOf, isClock, kernelPeriod } from "./attr.js";
 import { type CarriedAttr, CarriedFields, checkShape, explainShapeFailure } from "./carried-fields.js";
 import type { Kernel } from "./kernel.js";
@@ -32,93 +32,157 @@ export function openPerfEvent(
   event: ResolvedEvent,
   shape: EventShape,
 ): OpenEvent {
-  checkShape(event, shape);
-  const opening = new Opening(kernel, event, shape);
+  const opened = new OpenPerfEvent(kernel, rings, event, shape);
   const own = ringsOf(rings, event);
   if (own.length === 0) {
     throw new PmuError("EVENT_UNSUPPORTED", `event ${event.name}: none of its CPUs (${event.cpus}) is online`);
   }
-  let { cpu } = own[0];
   try {
     let offline: unknown = null;
     for (const ring of own) {
-      cpu = ring.cpu;
       try {
-        opening.openOn(ring);
+        opened.openOn(ring);
       } catch (error) {
         // The CPU has gone offline since its ring was opened: the others serve.
-        if (!(error instanceof Errno && error.code === "ENODEV")) throw error;
+        if (!isOffline(error)) throw error;
         offline = error;
       }
     }
-    if (opening.leaders.length === 0 && offline !== null) throw offline;
+    if (opened.isNowhere && offline !== null) throw offline;
   } catch (error) {
-    opening.close();
-    throw (
-      explainShapeFailure(error, event, shape) ??
-      explainOpenFailure(error, `event ${event.name}`, kernel, { event, cpu })
-    );
+    opened.close();
+    throw error;
   }
-  return new OpenPerfEvent(kernel, event, opening);
+  return opened;
 }
 
-/** What is open so far. */
-class Opening {
-  /** One for each CPU. */
-  readonly leaders: number[] = [];
-  /** Of all members, by their place in the group. */
-  readonly members: number[][];
+function isOffline(error: unknown): boolean {
+  const cause = error instanceof PmuError ? error.cause : error;
+  return cause instanceof Errno && cause.code === "ENODEV";
+}
+
+/** What is open on one CPU. */
+interface OnCpu {
+  readonly leader: number;
+  readonly members: number[];
   /** Of the leader and of the members that sample. */
-  readonly ids: bigint[][];
+  readonly ids: bigint[];
+}
+
+class OpenPerfEvent implements OpenEvent {
+  readonly onCpus: OpenOnCpus = {
+    open: (cpu) => this.#openLate(cpu),
+    enable: (cpu) => this.#ofCpu(cpu, ({ leader }) => this.#kernel.ioctl(leader, IOC.ENABLE, 0)),
+    disable: (cpu) => {
+      this.#ofCpu(cpu, ({ leader }) => this.#kernel.ioctl(leader, IOC.DISABLE, 0));
+      return this.#formatsOf(cpu);
+    },
+    close: (cpu) => this.#closeOn(cpu),
+  };
   readonly #kernel: Kernel;
+  readonly #rings: readonly CpuRing[];
   readonly #event: ResolvedEvent;
-  readonly #wakeEach: boolean;
+  readonly #shape: EventShape;
   readonly #carried: CarriedFields;
-  #closed = false;
+  readonly #cpus = new Map<number, OnCpu>();
+  /** Of the CPUs that it was closed on. */
+  readonly #before = { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 };
+  readonly #reading: BigUint64Array;
+  /** Set since it was opened, for the leader and for members that sample. */
+  #rate: Rate | null = null;
+  /** The kernel has taken it: what it carries is settled. */
+  #isSettled = false;
 
-  constructor(kernel: Kernel, event: ResolvedEvent, shape: EventShape) {
+  constructor(kernel: Kernel, rings: readonly CpuRing[], event: ResolvedEvent, shape: EventShape) {
+    checkShape(event, shape);
     this.#kernel = kernel;
+    this.#rings = rings;
     this.#event = event;
-    this.#wakeEach = shape.wakeEach;
-    this.#carried = new CarriedFields({
-      ...shape,
-      sampleType: shape.sampleType | (event.sampleRead ? SAMPLE.READ : 0),
-    });
-    this.members = event.members.map(() => []);
-    this.ids = [event, ...(event.sampleRead ? [] : event.members)].map(() => []);
+    this.#shape = shape;
+    const sampleType = shape.sampleType | (event.sampleRead ? SAMPLE.READ : 0);
+    this.#carried = new CarriedFields({ ...shape, sampleType }, event.branchSampleType);
+    this.#reading = new BigUint64Array(GROUP_HEAD_WORDS + (1 + event.members.length) * GROUP_VALUE_WORDS);
   }
 
-  get countsLost(): boolean {
-    return this.#carried.countsLost;
+  get isNowhere(): boolean {
+    return this.#cpus.size === 0;
   }
 
-  get carried(): CarriedAttr {
+  get formats(): readonly RecordFormat[] {
+    return this.#formats([...this.#cpus.values()]);
+  }
+
+  #formats(cpus: readonly OnCpu[]): readonly RecordFormat[] {
+    const sampling = this.#event.sampleRead ? 1 : 1 + this.#event.members.length;
+    return Array.from({ length: sampling }, (_, member) => ({
+      ids: cpus.map(({ ids }) => ids[member]),
+      sampleIdAll: true,
+      fixedPeriod: 0,
+      ...this.#carriedAttr,
+      member,
+    }));
+  }
+
+  #formatsOf(cpu: number): readonly RecordFormat[] {
+    const open = this.#cpus.get(cpu);
+    return open === undefined ? [] : this.#formats([open]);
+  }
+
+  #ofCpu(cpu: number, act: (open: OnCpu) => void): void {
+    const open = this.#cpus.get(cpu);
+    if (open !== undefined) act(open);
+  }
+
+  get #carriedAttr(): CarriedAttr {
     const { attr } = this.#carried;
     const group = this.#event.sampleRead ? FORMAT.GROUP | FORMAT.ID : 0;
     return { ...attr, readFormat: attr.readFormat | group };
   }
 
-  get all(): readonly number[] {
-    return [...this.members.flat(), ...this.leaders];
+  /** Throws PmuError; then it is not open there. */
+  openOn(ring: CpuRing): void {
+    const { cpu } = ring;
+    try {
+      const open: OnCpu = { leader: this.#openLeader(cpu), members: [], ids: [] };
+      this.#cpus.set(cpu, open);
+      this.#direct(open, open.leader, ring);
+      for (const member of this.#event.members) {
+        const fd = this.#kernel.openEvent(this.#attr(member, true), cpu, open.leader);
+        open.members.push(fd);
+        if (!this.#event.sampleRead) this.#direct(open, fd, ring);
+      }
+    } catch (error) {
+      this.#ofCpu(cpu, (open) => this.#closeFds(open));
+      this.#cpus.delete(cpu);
+      const event = this.#event;
+      throw (
+        explainShapeFailure(error, event, this.#shape) ??
+        explainOpenFailure(error, `event ${event.name}`, this.#kernel, { event, cpu })
+      );
+    }
   }
 
-  openOn(ring: CpuRing): void {
-    const leader = this.#openLeader(ring.cpu);
-    this.leaders.push(leader);
-    this.#direct(leader, ring, 0);
-    for (const [i, member] of this.#event.members.entries()) {
-      const fd = this.#kernel.openEvent(this.#attr(member, true), ring.cpu, leader);
-      this.members[i].push(fd);
-      if (!this.#event.sampleRead) this.#direct(fd, ring, i + 1);
+  #openLate(cpu: number): readonly RecordFormat[] {
+    const ring = ringsOf(this.#rings, this.#event).find((one) => one.cpu === cpu);
+    if (ring === undefined) return [];
+    try {
+      this.openOn(ring);
+    } catch (error) {
+      // Gone again, which the next look sees.
+      if (isOffline(error)) return [];
+      throw error;
     }
+    return this.#formatsOf(cpu);
   }
 
   #openLeader(cpu: number): number {
     for (;;) {
       try {
-        return this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
+        const fd = this.#kernel.openEvent(this.#attr(this.#event, false), cpu);
+        this.#isSettled = true;
+        return fd;
       } catch (error) {
-        const isTooNew = error instanceof Errno && error.code === "EINVAL" && this.leaders.length === 0;
+        const isTooNew = error instanceof Errno && error.code === "EINVAL" && !this.#isSettled;
         if (!isTooNew || !this.#carried.dropNewest()) throw error;
       }
     }
@@ -126,58 +190,30 @@ class Opening {
 
   #attr(event: ResolvedEvent, isMember: boolean): Uint8Array {
     return attrOf(event, {
-      carried: this.carried,
-      wakeEach: this.#wakeEach,
+      carried: this.#carriedAttr,
+      wakeEach: this.#shape.wakeEach,
       isMember,
-      rate: isMember && this.#event.sampleRead ? null : event.rate,
+      rate: isMember && this.#event.sampleRead ? null : (this.#rate ?? event.rate),
     });
   }
 
-  /** Into the ring; `place` is 0 for the leader. */
-  #direct(fd: number, ring: CpuRing, place: number): void {
+  /** Into the ring. */
+  #direct(open: OnCpu, fd: number, ring: CpuRing): void {
     this.#kernel.ioctl(fd, IOC.SET_OUTPUT, ring.anchorFd);
     const id = new BigUint64Array(1);
     this.#kernel.ioctlPointer(fd, IOC.ID, id);
-    this.ids[place].push(id[0]);
-  }
-
-  /** Idempotent. Members before their leaders, whose end would make them events of their own. */
-  close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
-    for (const fd of this.all) this.#kernel.close(fd);
-  }
-}
-
-class OpenPerfEvent implements OpenEvent {
-  readonly formats: readonly RecordFormat[];
-  readonly #kernel: Kernel;
-  readonly #event: ResolvedEvent;
-  readonly #opening: Opening;
-  readonly #reading: BigUint64Array;
-
-  constructor(kernel: Kernel, event: ResolvedEvent, opening: Opening) {
-    this.#kernel = kernel;
-    this.#event = event;
-    this.#opening = opening;
-    this.formats = opening.ids.map((ids, member) => ({
-      ids,
-      sampleIdAll: true,
-      fixedPeriod: 0,
-      ...opening.carried,
-      member,
-    }));
-    this.#reading = new BigUint64Array(GROUP_HEAD_WORDS + (1 + event.members.length) * GROUP_VALUE_WORDS);
+    open.ids.push(id[0]);
   }
 
   setRate(rate: Rate): boolean {
     const sampling = this.#event.sampleRead ? [] : this.#event.members;
     if ([this.#event, ...sampling].some(isClock)) return false;
-    const { leaders, members } = this.#opening;
     const value = new BigUint64Array([kernelPeriod(this.#event, rate)]);
     try {
-      for (const fd of [...leaders, ...(sampling.length > 0 ? members.flat() : [])]) {
-        this.#kernel.ioctlPointer(fd, IOC.PERIOD, value);
+      for (const { leader, members } of this.#cpus.values()) {
+        for (const fd of [leader, ...(sampling.length > 0 ? members : [])]) {
+          this.#kernel.ioctlPointer(fd, IOC.PERIOD, value);
+        }
       }
     } catch (error) {
       if (error instanceof Errno && error.code === "EINVAL") {
@@ -189,29 +225,31 @@ class OpenPerfEvent implements OpenEvent {
       }
       throw error;
     }
+    this.#rate = rate;
     return true;
   }
 
   enable(): void {
-    for (const fd of this.#opening.leaders) this.#kernel.ioctl(fd, IOC.ENABLE, 0);
+    for (const { leader } of this.#cpus.values()) this.#kernel.ioctl(leader, IOC.ENABLE, 0);
   }
 
   disable(): void {
-    for (const fd of this.#opening.leaders) this.#kernel.ioctl(fd, IOC.DISABLE, 0);
+    for (const { leader } of this.#cpus.values()) this.#kernel.ioctl(leader, IOC.DISABLE, 0);
   }
 
   read(): EventReading {
-    const { leaders, members, countsLost } = this.#opening;
-    const sum = { lost: 0, timeEnabledNs: 0, timeRunningNs: 0 };
-    for (const fd of leaders) {
-      const { lost, enabled, running } = this.#readOne(fd);
-      sum.lost += lost;
-      sum.timeEnabledNs += enabled;
-      sum.timeRunningNs += running;
-    }
+    const sum = { ...this.#before };
+    for (const open of this.#cpus.values()) this.#addReading(open, sum);
+    return { ...sum, lost: this.#carried.countsLost ? sum.lost : null, produced: null };
+  }
+
+  #addReading({ leader, members }: OnCpu, sum: { lost: number; timeEnabledNs: number; timeRunningNs: number }): void {
+    const { lost, enabled, running } = this.#readOne(leader);
+    sum.lost += lost;
+    sum.timeEnabledNs += enabled;
+    sum.timeRunningNs += running;
     // A group runs as a whole: the leader's times are its members'.
-    if (!this.#event.sampleRead) for (const fd of members.flat()) sum.lost += this.#readOne(fd).lost;
-    return { ...sum, lost: countsLost ? sum.lost : null, produced: null };
+    if (!this.#event.sampleRead) for (const fd of members) sum.lost += this.#readOne(fd).lost;
   }
 
   /** All 0 from an event in error state, which reads 0 bytes. */
@@ -221,14 +259,29 @@ class OpenPerfEvent implements OpenEvent {
     // { value, time_enabled, time_running, lost }, or with the group's { nr, time_enabled, time_running, { value, id, lost }[nr] }.
     const lostAt = this.#event.sampleRead ? GROUP_HEAD_WORDS + 2 : 3;
     return {
-      lost: this.#opening.countsLost ? Number(words[lostAt]) : 0,
+      lost: this.#carried.countsLost ? Number(words[lostAt]) : 0,
       enabled: Number(words[1]),
       running: Number(words[2]),
     };
   }
 
+  #closeOn(cpu: number): void {
+    this.#ofCpu(cpu, (open) => {
+      this.#addReading(open, this.#before);
+      this.#closeFds(open);
+      this.#cpus.delete(cpu);
+    });
+  }
+
+  /** Members before their leader, whose end would make them events of their own. */
+  #closeFds({ leader, members }: OnCpu): void {
+    for (const fd of [...members, leader]) this.#kernel.close(fd);
+  }
+
+  /** Idempotent. */
   close(): void {
-    this.#opening.close();
+    for (const open of this.#cpus.values()) this.#closeFds(open);
+    this.#cpus.clear();
   }
 }
 

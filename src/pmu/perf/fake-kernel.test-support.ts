@@ -70,6 +70,10 @@ export interface OpenedEvent {
   closed: boolean;
   ring: { readonly address: bigint; readonly bytes: number } | null;
   aux: { readonly address: bigint; readonly bytes: number } | null;
+  /** Its CPU has gone down since: it stays open, and samples no more. */
+  dead: boolean;
+  /** What read(2) of an anchor tells. */
+  timeEnabledNs: number;
 }
 
 function decodeAttr(bytes: Uint8Array): OpenedAttr {
@@ -121,8 +125,11 @@ export class FakeKernel implements Kernel {
   counters = Number.POSITIVE_INFINITY;
   /** How many of them others have pinned, on each CPU. */
   pinnedByOthers: (cpu: number) => number = () => 0;
+  /** What anchors have been enabled for, and CLOCK_MONOTONIC; moved by `pass`. */
+  clockNs = 1e9;
   files: FileTree = recordedFileTree(ONE_PMU);
   pfm: PfmEncoder = () => null;
+  readonly #offline = new Set<number>();
   #nextFd = 100;
 
   get openFds(): number[] {
@@ -134,7 +141,26 @@ export class FakeKernel implements Kernel {
     return this.events.filter((event) => !event.closed && !isAnchor(event));
   }
 
+  /** Time goes by; what is enabled on a CPU that has not gone down is enabled for as long. */
+  pass(ns: number): void {
+    this.clockNs += ns;
+    for (const event of this.events) if (event.enabled && !event.dead) event.timeEnabledNs += ns;
+  }
+
+  /** As the kernel does: what is open on the CPU stays open, and counts no more even when the CPU is back. */
+  goOffline(cpu: number): void {
+    this.cpus = this.cpus.filter((other) => other !== cpu);
+    this.#offline.add(cpu);
+    for (const event of this.events) if (event.cpu === cpu) event.dead = true;
+  }
+
+  comeOnline(cpu: number): void {
+    this.cpus = [...this.cpus, cpu].sort((a, b) => a - b);
+    this.#offline.delete(cpu);
+  }
+
   openEvent(attr: Uint8Array, cpu: number, groupFd?: number): number {
+    if (this.#offline.has(cpu)) throw errno("perf_event_open", "ENODEV");
     const fd = this.#nextFd++;
     const event: OpenedEvent = {
       fd,
@@ -145,6 +171,8 @@ export class FakeKernel implements Kernel {
       output: null,
       period: null,
       closed: false,
+      dead: false,
+      timeEnabledNs: 0,
       leader: groupFd ?? null,
       ring: null,
       aux: null,
@@ -213,8 +241,9 @@ export class FakeKernel implements Kernel {
   }
 
   read(fd: number, buffer: BigUint64Array): number {
-    if (this.#isInError(this.#event(fd))) return 0;
-    const values = this.reading(this.#event(fd));
+    const event = this.#event(fd);
+    if (this.#isInError(event)) return 0;
+    const values = isAnchor(event) ? [0n, BigInt(event.timeEnabledNs)] : this.reading(event);
     buffer.set(values);
     return values.length * 8;
   }
@@ -233,6 +262,10 @@ export class FakeKernel implements Kernel {
 
   maxSampleRate(): number {
     return this.sampleRateMax;
+  }
+
+  nowNs(): number {
+    return this.clockNs;
   }
 
   hasPerfmon(): boolean {

@@ -25,6 +25,8 @@ export interface Kernel {
   paranoid(): number | null;
   /** kernel.perf_event_max_sample_rate in Hz; the kernel lowers it by itself under load. */
   maxSampleRate(): number;
+  /** CLOCK_MONOTONIC, in nanoseconds. */
+  nowNs(): number;
   /** Whether this process holds CAP_PERFMON or CAP_SYS_ADMIN. */
   hasPerfmon(): boolean;
   /** sysfs and tracefs. */
@@ -58,6 +60,7 @@ export const liveKernel: Kernel = {
     return text === null ? null : Number(text);
   },
   maxSampleRate: () => Number(readText("/proc/sys/kernel/perf_event_max_sample_rate") ?? 100_000),
+  nowNs: () => Number(process.hrtime.bigint()),
   hasPerfmon: () => {
     const line = readText("/proc/self/status")?.match(/^CapEff:\s*([0-9a-f]+)$/m);
     const effective = BigInt(`0x${line?.[1] ?? "0"}`);

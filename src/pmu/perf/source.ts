@@ -1,9 +1,9 @@
 /**
- * Live samples from the kernel. One ring per CPU, owned by a dummy event that never counts; every event is opened as
+ * Live samples from the kernel. One ring per CPU, owned by a dummy event (rings.ts); every event is opened as
  * handlers need it and writes into its CPU's ring (PERF_EVENT_IOC_SET_OUTPUT), so that arming and disarming never
  * touches a mapping that a dispatcher is reading.
  */
-import { COUNT_SW, encodeAttr, PAGE_BYTES, SAMPLE, TYPE } from "../abi.js";
+import { TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import type { ParsedEvent } from "../events/parsed-event.js";
 import { requestedRate } from "../events/rate.js";
@@ -13,11 +13,11 @@ import type {
   EventCatalog,
   EventRequest,
   EventShape,
+  KernelSettings,
   OpenEvent,
   OpenTasks,
   Rate,
   ResolvedEvent,
-  RingDescriptor,
   Source,
   TaskShape,
   TaskSnapshot,
@@ -25,10 +25,10 @@ import type {
 import { isAuxPmu, openAuxEvent } from "./aux-event.js";
 import { whyNotTogether } from "./budget.js";
 import { listHostEvents } from "./catalog.js";
-import { type CpuRing, openPerfEvent, ringsOf } from "./event.js";
+import { openPerfEvent, ringsOf } from "./event.js";
 import { type Kernel, liveKernel } from "./kernel.js";
 import { procSnapshot } from "./proc-snapshot.js";
-import { explainMapFailure, explainOpenFailure } from "./refusal.js";
+import { CpuRings, type MappedRing } from "./rings.js";
 import { openPerfTasks } from "./tasks.js";
 
 const DEFAULT_FREQUENCY_HZ = 99;
@@ -40,11 +40,6 @@ const EACH: Rate = { kind: "period", period: 1 };
 const CYCLES = "cycles";
 const CPU_CLOCK = "cpu-clock";
 
-/** Half of the ring, as perf does: a wake-up costs more than it drains, and the other half is time enough to come. */
-const WATERMARK_SHARE = 1 / 2;
-
-interface MappedRing extends CpuRing, RingDescriptor {}
-
 export interface PerfSourceOptions {
   /** Data area of each CPU's ring, a power of two of at least one page. */
   readonly ringBytes: number;
@@ -53,56 +48,13 @@ export interface PerfSourceOptions {
 
 /** Throws PmuError when the kernel refuses, saying which setting or capability is missing. */
 export function openPerfSource({ ringBytes, kernel = liveKernel }: PerfSourceOptions): Source {
-  const rings = openRings(kernel, ringBytes);
-  return new PerfSource(kernel, rings, ringBytes);
-}
-
-function openRings(kernel: Kernel, ringBytes: number): MappedRing[] {
-  const rings: MappedRing[] = [];
+  const rings = new CpuRings(kernel, ringBytes);
+  rings.openAll();
   try {
-    for (const cpu of kernel.onlineCpus()) {
-      const anchorFd = openAnchor(kernel, cpu, ringBytes);
-      // A CPU that went offline between the listing and the opening has nothing to sample.
-      if (anchorFd === null) continue;
-      let address: bigint;
-      try {
-        address = kernel.mapShared(anchorFd, PAGE_BYTES + ringBytes);
-      } catch (error) {
-        kernel.close(anchorFd);
-        throw explainMapFailure(error, ringBytes / 1024, kernel);
-      }
-      rings.push({ cpu, anchorFd, address, dataBytes: ringBytes, pollFd: anchorFd, pollKind: "perf" });
-    }
+    return new PerfSource(kernel, rings, ringBytes);
   } catch (error) {
-    closeRings(kernel, rings, ringBytes);
+    rings.closeAll();
     throw error;
-  }
-  return rings;
-}
-
-function openAnchor(kernel: Kernel, cpu: number, ringBytes: number): number | null {
-  const attr = encodeAttr({
-    type: TYPE.SOFTWARE,
-    config: BigInt(COUNT_SW.DUMMY),
-    sampleType: SAMPLE.IDENTIFIER | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU,
-    readFormat: 0,
-    samplePeriod: 0n,
-    freq: false,
-    wakeup: ringBytes * WATERMARK_SHARE,
-    watermark: true,
-  });
-  try {
-    return kernel.openEvent(attr, cpu);
-  } catch (error) {
-    if (error instanceof Errno && error.code === "ENODEV") return null;
-    throw explainOpenFailure(error, `sampling CPU ${cpu}`, kernel);
-  }
-}
-
-function closeRings(kernel: Kernel, rings: readonly MappedRing[], ringBytes: number): void {
-  for (const ring of rings) {
-    kernel.unmap(ring.address, PAGE_BYTES + ringBytes);
-    kernel.close(ring.anchorFd);
   }
 }
 
@@ -110,9 +62,8 @@ class PerfSource implements Source {
   readonly kind = "perf";
   readonly clock = "CLOCK_MONOTONIC";
   readonly clockIsMonotonic = true;
-  readonly description: string;
   readonly defaultEvent: string;
-  readonly rings: readonly MappedRing[];
+  readonly cpus: CpuRings;
   readonly #kernel: Kernel;
   readonly #ringBytes: number;
   readonly #open = new Set<{ close(): void }>();
@@ -122,13 +73,28 @@ class PerfSource implements Source {
   #catalogParanoid: number | null = null;
   #closed = false;
 
-  constructor(kernel: Kernel, rings: readonly MappedRing[], ringBytes: number) {
+  constructor(kernel: Kernel, rings: CpuRings, ringBytes: number) {
     this.#kernel = kernel;
-    this.rings = rings;
+    this.cpus = rings;
     this.#ringBytes = ringBytes;
     this.#host = openEventHost(kernel.files, kernel.pfm);
     this.defaultEvent = this.#whyNotSampled(parseEventSpec(CYCLES)) === null ? CYCLES : CPU_CLOCK;
-    this.description = `perf: ${this.defaultEvent} by default, ${rings.length} CPUs, rings of ${ringBytes / 1024} KiB`;
+  }
+
+  get rings(): readonly MappedRing[] {
+    return this.cpus.all;
+  }
+
+  get description(): string {
+    return `perf: ${this.defaultEvent} by default, ${this.rings.length} CPUs, rings of ${this.#ringBytes / 1024} KiB`;
+  }
+
+  get settings(): KernelSettings {
+    return { paranoid: this.#kernel.paranoid(), maxSampleRateHz: this.#kernel.maxSampleRate() };
+  }
+
+  whyNotOpened(event: ResolvedEvent): string | null {
+    return this.#tryToOpen(event)?.message ?? null;
   }
 
   listEvents(): EventCatalog {
@@ -145,7 +111,12 @@ class PerfSource implements Source {
     const text = request.event === "" ? this.defaultEvent : request.event;
     const events = resolveEventSpec(text, this.#host);
     const rate = requestedRate(request);
-    return events.map((event) => this.#resolved(this.#asPrecise(event), rate));
+    const { branchSampleType = 0 } = request;
+    return events.map((event) => {
+      const resolved = this.#resolved(this.#asPrecise(event), rate);
+      if (branchSampleType === 0 || resolved.hasAux) return resolved;
+      return { ...resolved, branchSampleType, key: `${resolved.key}/branches=${branchSampleType.toString(16)}` };
+    });
   }
 
   #resolved(event: ParsedEvent, requested: Rate | null): ResolvedEvent {
@@ -202,6 +173,10 @@ class PerfSource implements Source {
     return procSnapshot(wanted);
   }
 
+  whyNotAble(): string | null {
+    return this.#whyNotSampled(parseEventSpec(this.defaultEvent));
+  }
+
   begin(): void {}
 
   onEnd(): void {}
@@ -210,18 +185,14 @@ class PerfSource implements Source {
     if (this.#closed) return;
     this.#closed = true;
     for (const event of [...this.#open]) event.close();
-    closeRings(this.#kernel, this.rings, this.#ringBytes);
+    this.cpus.closeAll();
   }
 
-  /** Tries to open the event for sampling on the first of its CPUs; null when that works, else the reason. */
+  /** Why the event cannot be sampled here; null when it can. */
   #whyNotSampled(event: ParsedEvent): string | null {
     try {
-      const resolved = this.#resolved({ ...event, members: [] }, null);
-      openPerfEvent(this.#kernel, ringsOf(this.rings, resolved).slice(0, 1), resolved, {
-        sampleType: 0,
-        branchCounters: false,
-        wakeEach: false,
-      }).close();
+      const refused = this.#tryToOpen(this.#resolved({ ...event, members: [] }, null));
+      if (refused !== null) throw refused;
       return null;
     } catch (error) {
       if (!(error instanceof PmuError)) throw error;
@@ -229,6 +200,18 @@ class PerfSource implements Source {
       const isMissing = cause instanceof Errno && (cause.code === "ENOENT" || cause.code === "ENODEV");
       if (isMissing && !message.includes("only counts")) return "not offered by this machine's PMU";
       return message.replace(`event ${event.name}: `, "");
+    }
+  }
+
+  /** On the first of its CPUs. */
+  #tryToOpen(event: ResolvedEvent): PmuError | null {
+    try {
+      const shape = { sampleType: 0, branchCounters: false, wakeEach: false };
+      openPerfEvent(this.#kernel, ringsOf(this.rings, event).slice(0, 1), event, shape).close();
+      return null;
+    } catch (error) {
+      if (error instanceof PmuError) return error;
+      throw error;
     }
   }
 }

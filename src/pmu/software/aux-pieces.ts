@@ -1,7 +1,8 @@
 /** Finds what a recording holds of AUX areas, and makes rings to play it into. */
 
 import { RECORD, SAMPLE } from "../abi.js";
-import { mapAnonymous, unmap } from "../ffi.js";
+import { PmuError } from "../errors.js";
+import { Errno, mapAnonymous, unmap } from "../ffi.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { AuxTrace } from "../perf-data/aux-trace.js";
 import type { Recording } from "../perf-data/recording.js";
@@ -15,20 +16,42 @@ const RING_BYTES = 16 * 1024;
 /** What perf gives an area that runs all the time, at most. */
 export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
 
-/** `index` is the recording's. The rings are the caller's to close. Throws Errno. */
-export function openRecordedAux({ auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
+/** perf gives each CPU or thread one. Each costs an address range and a file descriptor, whatever little it holds. */
+const AREAS_MAX = 1024;
+
+/** `index` is the recording's. The rings are the caller's to close. Throws PmuError RESOURCE, and RecordingError for too many areas. */
+export function openRecordedAux({ file, auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
   const pieces = auxPieces(auxTraces);
+  const areas = pieces.reduce((count, { area }) => Math.max(count, area + 1), 0);
+  if (areas > AREAS_MAX) throw image.error(0, `holds traces of ${areas} AUX areas, above the limit of ${AREAS_MAX}`);
   const record = index.offset.findIndex((at) => image.view.getUint32(at, true) === RECORD.AUX);
   if (pieces.length === 0 || record < 0) return { attr: -1, pieces: [], hasTid: false, rings: [] };
   const attr = index.attr[record] as number;
   const { sampleType, sampleIdAll } = attrs[attr] as RecordedAttr;
   const hasTid = sampleIdAll && (sampleType & SAMPLE.TID) !== 0;
-  return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  try {
+    return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    throw new PmuError(
+      "RESOURCE",
+      `recording ${file}: no room for its ${areas} AUX areas, of ${REPLAY_AUX_BYTES / 2 ** 20} MiB and a file descriptor each (${error.message}): raise RLIMIT_NOFILE (LimitNOFILE=), vm.max_map_count or the memory there is, or record fewer threads`,
+      { cause: error },
+    );
+  }
 }
 
+/** Areas are numbered as they come; one that holds nothing is none. */
 function auxPieces(traces: readonly AuxTrace[]): AuxPiece[] {
-  const areas = [...new Set(traces.map(({ idx }) => idx))];
-  return traces.map(({ idx, cpu, tid, offset, data }) => ({ area: areas.indexOf(idx), cpu, tid, offset, ...data }));
+  const areas = new Map<number, number>();
+  const pieces: AuxPiece[] = [];
+  for (const { idx, cpu, tid, offset, data } of traces) {
+    if (data.end === data.start) continue;
+    const area = areas.get(idx) ?? areas.size;
+    areas.set(idx, area);
+    pieces.push({ area, cpu, tid, offset, ...data });
+  }
+  return pieces;
 }
 
 /** One for each area of `pieces`, in order. `cpus` are those whose rings somebody drains. Throws Errno. */

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { describe, it, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
 import { FIXTURES } from "../perf-data/collection.test-support.js";
+import { PIPE_HEADER_BYTES, USER_RECORD } from "../perf-data/format.js";
+import { Bytes, record } from "../perf-data/record-bytes.test-support.js";
 import { readRecording } from "../perf-data/recording.js";
 import type { EventShape, Source } from "../source.js";
 import { isTaskRecord } from "../task-record.js";
@@ -89,6 +91,20 @@ describe("the replay source", { timeout: 60_000 }, () => {
     const [format] = source.open(source.resolve({ event: "" })[0], { ...SHAPE, sampleType: SAMPLE.IP }).formats;
     assert.equal(format.sampleType & (SAMPLE.ID | SAMPLE.IDENTIFIER), 0);
     assert.deepEqual(format.ids, []);
+  });
+
+  it("means by a name all events of the recording that share it", (t) => {
+    const attr = (config: number, id: number) =>
+      record(USER_RECORD.HEADER_ATTR, 0, new Bytes().u32(1, 64).u64(config, 1, SAMPLE.IDENTIFIER).pad(64).u64(id));
+    const parts = [new Bytes().raw(Buffer.from("PERFILE2")).u64(PIPE_HEADER_BYTES).toArray()];
+    parts.push(attr(2, 11), attr(3, 12), attr(2, 13));
+    const file = join(mkdtempSync(join(tmpdir(), "nmid-replay-")), "perf.data");
+    t.after(() => rmSync(dirname(file), { recursive: true }));
+    writeFileSync(file, Buffer.concat(parts));
+    const { source } = open(t, { file });
+    const keys = (event: string) => source.resolve({ event, frequencyHz: 0, period: 0 }).map(({ key }) => key);
+    assert.deepEqual(keys("page-faults"), ["0/page-faults", "2/page-faults"]);
+    assert.deepEqual(keys("context-switches"), ["1/context-switches"]);
   });
 
   it("writes every record as it is, in order, through rings smaller than the recording", async (t) => {
