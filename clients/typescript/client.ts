@@ -15,6 +15,7 @@ import type {
   RegisterResponse,
 } from "./messages.js";
 import { resuming } from "./resume.js";
+import { type TlsOptions, tlsCredentials } from "./tls.js";
 
 const PROTO_FILE = fileURLToPath(new URL("../../../proto/nmi.proto", import.meta.url));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
@@ -34,6 +35,8 @@ const BIGINT_FIELDS = new Set([
 export interface ConnectOptions {
   /** The longest a unary call may take, 10 s unless told. Streams have no such limit. */
   readonly timeoutMs?: number;
+  /** Speak TLS. The daemon's certificate must name the host of the address; without this the connection is plain. */
+  readonly tls?: TlsOptions;
   /** Further options of grpc-js's channel. */
   readonly channelOptions?: ChannelOptions;
 }
@@ -92,11 +95,12 @@ export interface BrokerClient extends Disposable {
 
 /**
  * A client of the daemon at `unix:PATH` or `HOST:PORT`. It connects with the first call.
- * Throws NmiError INVALID_ADDRESS.
+ * Throws NmiError INVALID_ADDRESS or TLS_FILE.
  */
 export function connect(address: string, options: ConnectOptions = {}): BrokerClient {
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
-  const client = new Client(grpcTarget(address), credentials.createInsecure(), {
+  const channelCredentials = options.tls === undefined ? credentials.createInsecure() : tlsCredentials(options.tls);
+  const client = new Client(grpcTarget(address), channelCredentials, {
     "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
     // HTTP/2's own 64 KiB would stop the daemon several times within one message, and wake both sides for each.
     "grpc-node.flow_control_window": FLOW_CONTROL_WINDOW_BYTES,

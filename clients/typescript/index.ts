@@ -11,3 +11,4 @@ export {
 export { MalformedMessageError, NmiError, RpcError } from "./errors.js";
 export type { LatencyHistogram } from "./latency.js";
 export type * from "./messages.js";
+export type { TlsOptions } from "./tls.js";

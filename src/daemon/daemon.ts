@@ -36,7 +36,7 @@ import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
 import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
-import { startGrpcServer } from "./grpc/server.js";
+import { NO_CONNECTIONS, startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
 import { type DaemonPhase, Health } from "./observe/health.js";
@@ -46,6 +46,7 @@ import { LivenessWatch } from "./observe/liveness.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
+import type { ConnectionsSnapshot } from "./observe/snapshot.js";
 import { RuntimeDir } from "./runtime-dir.js";
 import { BooksFile, booksFileBytes } from "./state/books-file.js";
 import { HandlerRecords, NO_RECORDS } from "./state/records.js";
@@ -348,6 +349,7 @@ async function start(
   const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
 
+  let connections = (): ConnectionsSnapshot => NO_CONNECTIONS;
   const parts: CollectParts = {
     version,
     source,
@@ -369,6 +371,7 @@ async function start(
     dispatchToStream,
     sampleToStream,
     budgets,
+    connections: () => connections(),
     startedNs,
     now,
   };
@@ -422,6 +425,7 @@ async function start(
     log: (level, fields, message) => log[level](fields, message),
   });
   addresses.listen = server.addresses;
+  connections = () => server.stats();
   undo.push(() => server.close(STOP_SERVER_MS));
   // Before the server closes; the other time is for a server that could not be had.
   undo.push(stopBroker);

@@ -7,6 +7,7 @@ import {
   type GetStatusResponse,
   type RegisterRequest,
   RpcError,
+  type TlsOptions,
 } from "../../typescript/index.js";
 import { patiently } from "../patience.js";
 import { Random } from "./random.js";
@@ -16,6 +17,7 @@ import { CALL_MS_MAX, Subject } from "./subject.js";
 
 export interface RunOptions {
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly seconds: number;
   /** At a time, beside the one that gets everything. */
   readonly handlers: number;
@@ -61,7 +63,7 @@ const QUIET_POLL_MS = 20;
 const REFUSED_PAUSE_MS = 200;
 
 export async function run(options: RunOptions): Promise<Run> {
-  using client = connect(options.address, { timeoutMs: CALL_MS_MAX });
+  using client = connect(options.address, { timeoutMs: CALL_MS_MAX, tls: options.tls });
   const before = await client.getStatus();
   using removals = await Removals.watch(client, NAME_PREFIX);
   return await new Runner(client, removals, options, before).run();
@@ -172,6 +174,7 @@ class Runner {
     const name = `${NAME_PREFIX}${this.#names++} ${role}`;
     const registered = await Subject.register({
       address: this.#options.address,
+      tls: this.#options.tls,
       removals: this.#removals,
       role,
       request: { ...request, name },

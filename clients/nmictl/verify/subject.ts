@@ -7,6 +7,7 @@ import {
   type RegisterRequest,
   RpcError,
   type SampleBatch,
+  type TlsOptions,
 } from "../../typescript/index.js";
 import { patiently } from "../patience.js";
 import { type DaemonBooks, StreamLedger } from "./ledger.js";
@@ -31,6 +32,7 @@ const SMALL_WINDOW_BYTES = 65_535;
 
 export interface SubjectOptions {
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly removals: Removals;
   readonly role: string;
   readonly request: RegisterRequest;
@@ -80,6 +82,7 @@ export class Subject {
   static async register(options: SubjectOptions): Promise<{ subject: Subject; frequencyHz: number }> {
     const client = connect(options.address, {
       timeoutMs: CALL_MS_MAX,
+      tls: options.tls,
       channelOptions: {
         "grpc.use_local_subchannel_pool": 1,
         ...(options.request.queue?.maxBytes ? { "grpc-node.flow_control_window": SMALL_WINDOW_BYTES } : {}),

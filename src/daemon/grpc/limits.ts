@@ -84,6 +84,11 @@ export class PeerTable {
     return this.#connections;
   }
 
+  /** Those without a connection included. */
+  get remembered(): number {
+    return this.#peers.size;
+  }
+
   /** @param key whom the connection counts for. A new connection takes from the rate of requests, too. */
   admit(key: string): Admitted | Refusal {
     const { connectionsMax, connectionsPerPeerMax } = this.#limits;

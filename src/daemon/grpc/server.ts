@@ -7,9 +7,10 @@ import { HealthImplementation, protoPath as healthProtoPath } from "grpc-health-
 import type { NsClock } from "../clock.js";
 import { type ListenAddress, plainTcpProblem } from "../config/address.js";
 import type { ConnectionLimits, TlsFiles } from "../config/config.js";
+import type { ConnectionsSnapshot } from "../observe/snapshot.js";
 import { http2ServerBelow } from "./below-server.js";
 import { serializeEncoded } from "./call-stream.js";
-import { type ConnectionCounts, Connections } from "./connections.js";
+import { Connections } from "./connections.js";
 import {
   ListenError,
   type Listener,
@@ -21,7 +22,7 @@ import {
 } from "./listen.js";
 import type { PassedSocket } from "./listen-fds.js";
 import { brokerService, packageDefinition } from "./proto.js";
-import { Refusals } from "./refusals.js";
+import { REFUSAL_REASONS, Refusals } from "./refusals.js";
 import { TlsDoor } from "./tls.js";
 
 const SERVICE_NAME = "nmi.v1.Broker";
@@ -43,17 +44,18 @@ export interface GrpcServerOptions {
   readonly log: (level: "info" | "warn" | "error", fields: object, message: string) => void;
 }
 
-/** What the metrics show of connections. */
-export interface ConnectionStats extends ConnectionCounts {
-  readonly refused: readonly { readonly reason: string; readonly count: number }[];
-  /** Seconds since the epoch; null without TLS. */
-  readonly certificateExpiresAt: number | null;
-}
+/** What there is to show before anything listens. */
+export const NO_CONNECTIONS: ConnectionsSnapshot = {
+  open: { unix: 0, tls: 0, tcp: 0 },
+  accepted: 0,
+  refused: REFUSAL_REASONS.map((reason) => ({ reason, count: 0 })),
+  certificateExpiresAt: null,
+};
 
 export interface GrpcServer {
   /** As bound: port 0 has become a number. */
   readonly addresses: readonly string[];
-  stats(): ConnectionStats;
+  stats(): ConnectionsSnapshot;
   /** Refuses new calls, then ends what is left after `timeoutMs`. Removes the socket files. */
   close(timeoutMs: number): Promise<void>;
 }

@@ -21,7 +21,15 @@ import { ringFillHistogram } from "../dispatch/ring-fill.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
 import { snapshotHistograms } from "./histogram.js";
 import type { SlowDispatchWatch } from "./slow-dispatch.js";
-import type { EventSnapshot, HandlerSnapshot, LossSnapshot, MemoryPart, MemorySnapshot, Snapshot } from "./snapshot.js";
+import type {
+  ConnectionsSnapshot,
+  EventSnapshot,
+  HandlerSnapshot,
+  LossSnapshot,
+  MemoryPart,
+  MemorySnapshot,
+  Snapshot,
+} from "./snapshot.js";
 
 export interface CollectParts {
   readonly version: string;
@@ -45,6 +53,7 @@ export interface CollectParts {
   readonly dispatchToStream: Float64Array;
   readonly sampleToStream: Float64Array;
   readonly budgets: { readonly outboxes: MemoryBudget; readonly streams: StreamMemory };
+  readonly connections: () => ConnectionsSnapshot;
   readonly startedNs: number;
   readonly now: NsClock;
 }
@@ -139,6 +148,7 @@ export function collect(parts: CollectParts): Snapshot {
     sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
     memory: memorySnapshot(parts),
     removalOldestSeconds: removalOldestNs(parts) / NS_PER_SECOND,
+    connections: parts.connections(),
     removalWait: snapshotHistograms([parts.removalWait]),
   };
 }

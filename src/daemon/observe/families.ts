@@ -84,6 +84,11 @@ const REASONS =
   "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
   "DISCARDED, SHUTDOWN: asked for; RESTART: in the memory of a daemon that was restarted";
 
+const REFUSALS =
+  "connections, connections_of_peer, streams_of_peer, request_rate: a limit of the same name in the configuration; " +
+  "handshake_timeout, protocol, control_frames, resets: no client that means well; keepalive: the peer vanished; " +
+  "tls: no certificate that tls.client_ca has signed; unknown_peer, accept: the daemon's own trouble";
+
 export const COUNTERS: readonly Family<number>[] = [
   total(
     "nmid_samples_total",
@@ -247,6 +252,18 @@ export const COUNTERS: readonly Family<number>[] = [
       Object.entries(snapshot.cpus.counts).map(([kind, value]) => ({ labels: { kind }, value })),
   },
   total(
+    "nmid_connections_accepted_total",
+    "Connections that were let in. Rising fast: clients connect for every call instead of keeping a connection.",
+    (s) => s.connections.accepted,
+  ),
+  {
+    name: "nmid_refused_total",
+    help: `Connections and calls refused, or cut off, by reason. ${REFUSALS}. The log names the peers.`,
+    labelNames: ["reason"],
+    values: ({ snapshot }) =>
+      snapshot.connections.refused.map(({ reason, count }) => ({ labels: { reason }, value: count })),
+  },
+  total(
     "nmid_slow_dispatches_total",
     "Dispatches that took longer than limits.slow_dispatch_us. The log names the handlers; nmid_handler_dispatch_seconds shows their times.",
     (s) => s.totals.slowDispatches,
@@ -256,6 +273,20 @@ export const COUNTERS: readonly Family<number>[] = [
 const HANDLER_STATES = ["CLAIMED", "ACTIVE", "DRAINING"] as const;
 
 export const GAUGES: readonly Family<number>[] = [
+  {
+    name: "nmid_connections",
+    help: "Open connections of clients, by the way they came: a Unix socket, TLS, or plain TCP.",
+    labelNames: ["kind"],
+    values: ({ snapshot }) =>
+      Object.entries(snapshot.connections.open).map(([kind, value]) => ({ labels: { kind }, value })),
+  },
+  {
+    name: "nmid_tls_certificate_expiry_timestamp_seconds",
+    help: "When the certificate in use ceases to be valid. Alert well before: clients then no longer connect. Absent without TLS.",
+    labelNames: [],
+    values: ({ snapshot: { connections } }) =>
+      connections.certificateExpiresAt === null ? [] : [{ labels: {}, value: connections.certificateExpiresAt }],
+  },
   total(
     "nmid_overloaded",
     "1: dispatchers do not keep up with the rings, and the kernel drops samples or is about to. Give the daemon more CPU, more dispatchers or larger rings, or lower the rates; with --overload lower it does that itself. Alert on it.",

@@ -152,6 +152,15 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       streams: { usedBytes: 7, peakBytes: 8, limitBytes: 9 },
     },
     removalOldestSeconds: 1.5,
+    connections: {
+      open: { unix: 3, tls: 2, tcp: 0 },
+      accepted: 9,
+      refused: [
+        { reason: "tls", count: 4 },
+        { reason: "resets", count: 0 },
+      ],
+      certificateExpiresAt: 1_900_000_000,
+    },
     removalWait: histogramOf(0),
     ...change,
   };

@@ -126,6 +126,16 @@ export interface MemorySnapshot {
   readonly streams: MemoryPart;
 }
 
+export interface ConnectionsSnapshot {
+  readonly open: Readonly<Record<"unix" | "tls" | "tcp", number>>;
+  /** Since the daemon's start. */
+  readonly accepted: number;
+  /** By reason, all reasons of the closed list, zeroes included. */
+  readonly refused: readonly { readonly reason: string; readonly count: number }[];
+  /** Seconds since the epoch; null without TLS. */
+  readonly certificateExpiresAt: number | null;
+}
+
 export interface Snapshot {
   readonly version: string;
   readonly source: {
@@ -190,6 +200,7 @@ export interface Snapshot {
   readonly memory: MemorySnapshot;
   /** How long the oldest removal under way has lasted; 0 when there is none. */
   readonly removalOldestSeconds: number;
+  readonly connections: ConnectionsSnapshot;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }
