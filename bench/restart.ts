@@ -2,6 +2,7 @@
  * A restart of the daemon under a client that streams: how long nobody counts, and how long until the next daemon's first
  * sample is there. Beside it the least that there is: a bare grpc-js server that is restarted, and its first message.
  */
+import { setMaxListeners } from "node:events";
 import fs from "node:fs";
 import path from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -90,6 +91,7 @@ async function restarts(handlers: number, source: string, rounds: number): Promi
     let daemon: RunningDaemon = await startDaemon(args);
     const client = connect(daemon.address);
     const aborting = new AbortController();
+    setMaxListeners(0, aborting.signal);
     try {
       const watch = new Watch();
       const events = [{ event: "cpu-clock", frequencyHz: RATE_HZ }];
@@ -193,26 +195,25 @@ function show({ median, min, max }: Spread): string {
   return `${median.toFixed(0)} (${min.toFixed(0)}-${max.toFixed(0)})`;
 }
 
+function bareRow(bare: readonly BareRestart[]): string[] {
+  const cell = (part: keyof BareRestart): string => show(spreadOf(bare, part));
+  return ["bare grpc-js server", cell("stop"), cell("start"), "", cell("resubscribe"), "", cell("total"), ""];
+}
+
 async function run({ rounds }: BenchmarkOptions): Promise<object> {
   const refused = await liveRefusal();
   const source = refused === null ? "perf" : `synthetic:${RATE_HZ}`;
   if (refused !== null) console.log(`no live samples: ${refused}`);
-  const bare = await bareRestarts(rounds);
+  // Before and after, so that a machine that is busy for a while is so for both.
+  const bare = await bareRestarts(Math.ceil(rounds / 2));
   const rows: string[][] = [["ms: median (min-max)", ...PARTS]];
-  const bareCell = (part: keyof BareRestart): string => show(spreadOf(bare, part));
-  rows.push([
-    "bare grpc-js server",
-    bareCell("stop"),
-    bareCell("start"),
-    "",
-    bareCell("resubscribe"),
-    "",
-    bareCell("total"),
-    "",
-  ]);
   const measured: Record<number, Restart[]> = {};
   for (const handlers of HANDLERS) {
     measured[handlers] = await restarts(handlers, source, rounds);
+  }
+  bare.push(...(await bareRestarts(Math.floor(rounds / 2))));
+  rows.push(bareRow(bare));
+  for (const handlers of HANDLERS) {
     rows.push([
       `nmid, ${handlers} handlers, ${source}`,
       ...PARTS.map((part) => show(spreadOf(measured[handlers], part))),

@@ -42,9 +42,9 @@ export class Restoring {
     this.#options = options;
   }
 
-  /** One after the other, each counted for as soon as it is there. */
+  /** All at once, as if they registered at one moment: dispatchers are not waited for once a handler. */
   async run(handlers: readonly RecoveredHandler[]): Promise<RestoreCounts> {
-    for (const recovered of handlers) await this.#restore(recovered);
+    await Promise.all(handlers.map((recovered) => this.#restore(recovered)));
     return this.#counts;
   }
 

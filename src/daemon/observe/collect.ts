@@ -147,8 +147,8 @@ export function collect(parts: CollectParts): Snapshot {
     dispatchToStream: snapshotHistograms([parts.dispatchToStream]),
     sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
     memory: memorySnapshot(parts),
-    connections: parts.connections(),
     removalOldestSeconds: removalOldestNs(parts) / NS_PER_SECOND,
+    connections: parts.connections(),
     removalWait: snapshotHistograms([parts.removalWait]),
   };
 }

@@ -151,6 +151,7 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       outboxes: { usedBytes: 4, peakBytes: 5, limitBytes: 6 },
       streams: { usedBytes: 7, peakBytes: 8, limitBytes: 9 },
     },
+    removalOldestSeconds: 1.5,
     connections: {
       open: { unix: 3, tls: 2, tcp: 0 },
       accepted: 9,
@@ -160,7 +161,6 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       ],
       certificateExpiresAt: 1_900_000_000,
     },
-    removalOldestSeconds: 1.5,
     removalWait: histogramOf(0),
     ...change,
   };

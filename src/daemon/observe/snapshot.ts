@@ -198,9 +198,9 @@ export interface Snapshot {
   /** From a sample's own time to the write on the gRPC stream. Empty where the source's clock is not this machine's. */
   readonly sampleToStream: HistogramSnapshot;
   readonly memory: MemorySnapshot;
-  readonly connections: ConnectionsSnapshot;
   /** How long the oldest removal under way has lasted; 0 when there is none. */
   readonly removalOldestSeconds: number;
+  readonly connections: ConnectionsSnapshot;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }

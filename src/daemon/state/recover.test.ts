@@ -199,6 +199,16 @@ describe("the state directory", () => {
     );
   });
 
+  it("takes up what a daemon has left that knew fewer reasons for losses", (t) => {
+    const { files } = open(t);
+    const lost = LOSS_REASONS.slice(0, -1).map((_, i) => i);
+    const settled = [0, 1].map(() => ({ delivered: 1, periodDelivered: 1, periodLost: 0, lost }));
+    const carried = { settled, untold: [], gaps: [] };
+    files.writeHandler(saved({ left: { everSubscribed: true, leaseEndsNs: 1, stoppedNs: 1, carried } }));
+    const [handler] = files.readHandlers();
+    assert.deepEqual(handler.left?.carried.settled[0].lost, [...lost, 0]);
+  });
+
   it("does not write through a link that somebody has put there", (t) => {
     const { dir, files } = open(t);
     const precious = join(dir, "precious");

@@ -89,7 +89,8 @@ function leftByKilled(saved: SavedHandler, table: LeftTable | null, books: Books
 
 /** What was matched and no stream had taken was in the daemon's memory. Of which event is known where there is but one. */
 function carriedByKilled(told: readonly SettledEvent[], matched: number, events: number): CarriedBooks {
-  if (told.length === 0) return { ...nothingCarried(events), untold: lostWithDaemon(matched) };
+  // The books are of another version: what is lost cannot be told from what was delivered, and they begin anew.
+  if (told.length === 0) return nothingCarried(events);
   const settled = told.map((event) => ({
     delivered: sound(event.delivered),
     periodDelivered: sound(event.periodDelivered),

@@ -10,6 +10,11 @@ const count = z.int().min(0);
 /** Sums of periods are doubles, whole but for very large ones. */
 const weight = z.number().min(0);
 const reason = z.enum(LOSS_REASONS);
+/** By LOSS_REASONS, which only grows: a daemon before an upgrade may have known fewer. */
+const byReason = z
+  .array(count)
+  .max(LOSS_REASONS.length)
+  .transform((counts) => LOSS_REASONS.map((_, i) => counts[i] ?? 0));
 const event = z
   .int()
   .min(0)
@@ -56,7 +61,7 @@ const carried = z.object({
         delivered: count,
         periodDelivered: weight,
         periodLost: weight,
-        lost: z.array(count).length(LOSS_REASONS.length),
+        lost: byReason,
       }),
     )
     .max(EVENTS_PER_HANDLER_MAX),
