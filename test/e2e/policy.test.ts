@@ -303,3 +303,34 @@ test("a policy is read again with the configuration, and one that will not do ch
     return revoked.length === 2 || undefined;
   });
 });
+
+test("handlers come back after a restart on the terms that they were registered on", OPTIONS, async (t) => {
+  const dir = fs.mkdtempSync("/dev/shm/nmid-policy-");
+  t.after(() => fs.rmSync(dir, { recursive: true }));
+  fs.chmodSync(dir, 0o711);
+  const args = ["--runtime-dir", dir, "--listen", `unix:${path.join(dir, "s")}`];
+  const before = await start(t, args);
+  if (before === null) return;
+  const own = burn(t, asUser(USER), COPY);
+  burn(t, [], LOOP);
+  const request = { name: "mine", events: [{ event: "cpu-clock", frequency_hz: 500 }], lease_ms: 60_000 };
+  const user = new UserClient(t, before.address, USER);
+  const { handler_id } = await user.call<Registered>("Register", request);
+  await before.stop();
+  const daemon = await start(t, args);
+  assert.ok(daemon);
+  const other = new UserClient(t, daemon.address, OTHER);
+  for (const method of ["Subscribe", "Deregister"]) {
+    assert.match(
+      await other.refusal(method, { handler_id }),
+      /^PERMISSION_DENIED: handler_id: \d+ is not a handler of/,
+    );
+  }
+  const again = new UserClient(t, daemon.address, USER);
+  const seen = await again.collect(handler_id, 30, own.pid);
+  assert.deepEqual(
+    seen.pids.filter((pid) => ![own.pid, user.pid, again.pid].includes(pid)),
+    [],
+  );
+  assert.ok(seen.ips.includes("0") && !seen.ips.some((ip) => BigInt(ip) >= 2n ** 63n));
+});

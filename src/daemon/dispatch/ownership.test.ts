@@ -235,6 +235,28 @@ describe("what is not known", () => {
     assert.deepEqual(machine.drain(), [own], "later ones are");
   });
 
+  it("is not shown: what came before a CPU came whose processes nobody watched", () => {
+    const machine = new Machine();
+    machine.owners.set(10, user());
+    machine.sample(10);
+    machine.fixture.clock.nowNs += MS;
+    machine.fixture.dispatcher.forgetIdentities();
+    assert.deepEqual(machine.drain(), []);
+    const own = machine.sample(10);
+    assert.deepEqual(machine.drain(), [own]);
+  });
+
+  it("does not come of a CPU that goes: what it told to the end still counts", () => {
+    const machine = new Machine();
+    machine.owners.set(10, user());
+    machine.sample(10);
+    const steady = machine.sample(11);
+    machine.owners.set(11, user());
+    machine.exec(10, 1);
+    machine.fixture.dispatcher.unwatchRing(1n);
+    assert.deepEqual(machine.drain(), [steady]);
+  });
+
   it("is not shown: what a ring may have had no room to tell", () => {
     const machine = new Machine();
     machine.owners.set(10, user());
