@@ -40,6 +40,8 @@ export interface GrpcServerOptions {
   readonly implementation: UntypedServiceImplementation;
   readonly messageMaxBytes: number;
   readonly limits: ConnectionLimits;
+  /** For tests. */
+  readonly receiveLookMs?: number;
   readonly now: NsClock;
   readonly log: (level: "info" | "warn" | "error", fields: object, message: string) => void;
 }
@@ -71,6 +73,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     inject: (socket) => injector.injectConnection(socket),
     limits,
     refusals,
+    receiveLookMs: options.receiveLookMs,
     now,
   });
   const door = options.tls === null ? null : tlsDoor(options.tls, options, refusals);
