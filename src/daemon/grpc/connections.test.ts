@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it, type TestContext } from "node:test";
+import { gzipSync } from "node:zlib";
 import { type ServerUnaryCall, type sendUnaryData, status } from "@grpc/grpc-js";
 import { seededRandom } from "../../pmu/software/random.js";
 import type { ConnectionLimits } from "../config/config.js";
@@ -230,6 +231,41 @@ describe("calls", () => {
     assert.equal(here.calls.count, 0);
     connection.socket.destroy();
   });
+});
+
+describe("requests", () => {
+  const request = (stream: number, headers: readonly (readonly [string, string])[], message: Buffer): Buffer => {
+    const frames = [frame(FRAME.HEADERS, END_HEADERS, stream, callHeaders(STATUS_PATH, headers))];
+    for (let at = 0; at < message.length; at += 16_384) {
+      const last = at + 16_384 >= message.length;
+      frames.push(frame(FRAME.DATA, last ? END_STREAM : 0, stream, message.subarray(at, at + 16_384)));
+    }
+    return Buffer.concat(frames);
+  };
+  const prefixed = (compressed: number, length: number, payload: Buffer): Buffer => {
+    const prefix = Buffer.of(compressed, 0, 0, 0, 0);
+    prefix.writeUInt32BE(length, 1);
+    return Buffer.concat([prefix, payload]);
+  };
+  const bomb = gzipSync(Buffer.alloc(20 * 2 ** 20));
+
+  const tooLarge: readonly (readonly [string, Buffer])[] = [
+    ["say that they are", request(1, [], prefixed(0, 2 ** 31, Buffer.alloc(10)))],
+    ["become, decompressed,", request(1, [["grpc-encoding", "gzip"]], prefixed(1, bomb.length, bomb))],
+  ];
+  for (const [how, bytes] of tooLarge) {
+    it(`that ${how} too large are refused before anyone sees them`, async (t) => {
+      const here = await stage(t);
+      const connection = await RawConnection.open(here.path);
+      connection.send(bytes);
+      await connection.frame(FRAME.HEADERS, ({ stream }) => stream === 1);
+      assert.equal(here.calls.count, 0);
+      connection.send(call(3));
+      await connection.frame(FRAME.HEADERS, ({ stream }) => stream === 3);
+      assert.equal(here.calls.count, 1, "the connection goes on");
+      connection.socket.destroy();
+    });
+  }
 });
 
 describe("a flood", () => {

@@ -212,7 +212,13 @@ export class Connections {
 function remoteAddress({ remoteAddress: host, remotePort }: Socket): string | null {
   // Gone before it was looked at.
   if (host === undefined || remotePort === undefined) return null;
-  return isIPv6(host) ? `[${host}]:${remotePort}` : `${host}:${remotePort}`;
+  return hostAndPort(host, remotePort);
+}
+
+/** Where one socket listens for both, IPv4 comes as IPv6. */
+export function hostAndPort(host: string, port: number): string {
+  const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(host)?.[1];
+  return v4 === undefined && isIPv6(host) ? `[${host}]:${port}` : `${v4 ?? host}:${port}`;
 }
 
 /** An answer of status and message alone, as gRPC's protocol over HTTP/2 has it. */
