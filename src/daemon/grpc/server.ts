@@ -21,6 +21,7 @@ import {
   planListening,
 } from "./listen.js";
 import type { PassedSocket } from "./listen-fds.js";
+import { roomForConnections } from "./open-files.js";
 import { brokerService, packageDefinition } from "./proto.js";
 import { REFUSAL_REASONS, Refusals } from "./refusals.js";
 import { TlsDoor } from "./tls.js";
@@ -64,7 +65,10 @@ export interface GrpcServer {
 
 /** Rejects with ListenError, CertificateError or BelowGrpcError. */
 export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcServer> {
-  const { limits, now, log } = options;
+  const { now, log } = options;
+  const { problem, connectionsMax } = roomForConnections(options.limits.connectionsMax);
+  if (problem !== null) log("warn", {}, problem);
+  const limits = { ...options.limits, connectionsMax };
   const { server, health } = grpcServer(options);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const refusals = new Refusals(now, (fields, message) => log("warn", fields, message));
