@@ -317,7 +317,8 @@ describe("a flood", () => {
       const many = Buffer.concat(new Array<Uint8Array>(1000).fill(bytes));
       const connection = await RawConnection.open(here.path);
       await connection.flood(() => many);
-      assert.equal(here.refused("receive_rate"), 1);
+      // Later versions of nghttp2 have had enough of some of these before.
+      assert(here.refused("receive_rate") + here.refused("protocol") >= 1);
       neighbour.send(call(1));
       await neighbour.frame(FRAME.HEADERS);
       neighbour.socket.destroy();

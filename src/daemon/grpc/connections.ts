@@ -234,7 +234,8 @@ function refuseCall(stream: ServerHttp2Stream, code: status, message: string): v
   stream.respond(trailersOnly, { endStream: true });
   // What the client still sends is of no use.
   stream.resume();
-  stream.close(constants.NGHTTP2_NO_ERROR);
+  // Not before the answer is written, which the event loop does by itself first: Node 26 would send the reset alone.
+  setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
 }
 
 const FRAME_HEADER_BYTES = 9;
