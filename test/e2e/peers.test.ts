@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import fs from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
+import { type AddressInfo, connect as connectSocket, createServer } from "node:net";
 import path from "node:path";
 import { type TestContext, test } from "node:test";
 import { connect } from "../../clients/typescript/index.js";
@@ -190,6 +190,28 @@ test("a client over TCP that is frozen is noticed, and its connection closed", B
   await untilMetric(daemon, 'nmid_refused_total{reason="keepalive"}', 1);
   assert.equal(await metric(daemon, 'nmid_connections{kind="tcp"}'), 0);
   assert.match(daemon.logs.join("\n"), /has not answered a ping/);
+});
+
+test("connections leave half of the file descriptors, however many there are", BOUNDED, async (t) => {
+  if (!hasCommand("prlimit")) return t.skip("prlimit is not installed");
+  const { dir, socket } = openDir(t);
+  const args = [...SYNTHETIC, "--listen", `unix:${socket}`, "--runtime-dir", dir, "--metrics", "127.0.0.1:0"];
+  const running = startProcess(t, "prlimit", ["--nofile=200:200", process.execPath, DAEMON_MAIN, ...args]);
+  const { metrics: metricsAddress } = JSON.parse(await running.line(/"msg":"ready"/)) as { metrics: string };
+  assert.match(running.lines.join("\n"), /of the 200 files that may be open.*no more than 100 are let in/);
+  const sockets = Array.from({ length: 300 }, () => connectSocket(socket).on("error", () => {}));
+  t.after(() => {
+    for (const each of sockets) each.destroy();
+  });
+  await untilMetric({ metricsAddress }, 'nmid_refused_total{reason="connections"}', 200);
+  assert.equal(await metric({ metricsAddress }, 'nmid_connections{kind="unix"}'), 100);
+  for (const each of sockets) each.destroy();
+  await poll("nobody", async () =>
+    (await metric({ metricsAddress }, 'nmid_connections{kind="unix"}')) === 0 ? true : undefined,
+  );
+  using client = connect(`unix:${socket}`);
+  const { handlerId } = await client.register({ name: "after", events: [] });
+  await client.deregister(handlerId);
 });
 
 test("limits are the configuration's, and refusals are counted", BOUNDED, async (t) => {

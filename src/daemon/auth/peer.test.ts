@@ -129,7 +129,15 @@ describe("a peer", () => {
 
   it("counts as a user, or as an address whatever its port", () => {
     assert.equal(peerKey(unix), "uid=1000");
-    assert.equal(peerKey(tls), "[::1]");
+    for (const [host, key] of [
+      ["::1", "0:0:0:0::/64"],
+      ["2001:db8::1", "2001:db8:0:0::/64"],
+      ["2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"],
+      ["2001:db8:1:2::", "2001:db8:1:2::/64"],
+      ["fe80::1%eth0", "fe80:0:0:0::/64"],
+    ]) {
+      assert.equal(peerKey({ ...tls, address: `[${host}]:7` }), key);
+    }
     assert.equal(peerKey({ kind: "tcp", address: "10.0.0.1:5" }), "10.0.0.1");
   });
 });

@@ -67,11 +67,24 @@ export function describePeer(peer: Peer): string {
 }
 
 /**
- * Whom limits are counted for: a user of this machine, whatever it calls itself; beyond it an address, without the port.
+ * Whom limits are counted for: a user of this machine, whatever it calls itself; beyond it an address, without the port,
+ * or a network of IPv6.
  * A certificate may be shared by a fleet, and one host of it must not use up what the others may have.
  */
 export function peerKey(peer: Peer): string {
-  return peer.kind === "unix" ? `uid=${peer.uid}` : peer.address.slice(0, peer.address.lastIndexOf(":"));
+  if (peer.kind === "unix") return `uid=${peer.uid}`;
+  const host = peer.address.slice(0, peer.address.lastIndexOf(":"));
+  return host.startsWith("[") ? network64(host.slice(1, -1)) : host;
+}
+
+/** An IPv6 host may take any of the 2^64 addresses of its network, one for each connection. */
+function network64(host: string): string {
+  const [head = "", tail] = host.split("%", 1)[0]?.split("::") ?? [];
+  const groups = head === "" ? [] : head.split(":");
+  const rest = tail === undefined || tail === "" ? 0 : tail.split(":").length;
+  const zeroes = tail === undefined ? 0 : Math.max(0, 8 - groups.length - rest);
+  const all = [...groups, ...new Array<string>(zeroes).fill("0"), ...(tail?.split(":") ?? [])];
+  return `${all.slice(0, 4).join(":")}::/64`;
 }
 
 /** asm-generic/socket.h */

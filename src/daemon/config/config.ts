@@ -36,6 +36,8 @@ export interface ConnectionLimits {
   readonly streamsPerPeerMax: number;
   readonly requestsPerSecondMax: number;
   readonly controlFramesPerSecondMax: number;
+  /** Of a connection, averaged over some seconds. */
+  readonly receiveBytesPerSecondMax: number;
   readonly handshakeTimeoutMs: number;
   /** Of connections over TCP. */
   readonly keepaliveIntervalMs: number;

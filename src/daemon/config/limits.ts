@@ -47,6 +47,8 @@ export const RANGES = {
   "limits.streams_per_peer_max": { min: 1, max: 1_048_576, default: 4096 },
   "limits.requests_per_second_max": { min: 1, max: 1_000_000, default: 2000 },
   "limits.control_frames_per_second_max": { min: 1, max: 1_000_000, default: 1000 },
+  // Requests are small; what is more are frames for their own sake.
+  "limits.receive_bytes_per_second_max": { min: 64 * KIB, max: 1024 * MIB, default: 8 * MIB },
   "limits.handshake_timeout_ms": { min: 1, max: TIMER_MS_MAX, default: 10_000 },
   "limits.keepalive_interval_ms": { min: 1, max: TIMER_MS_MAX, default: 60_000 },
   "limits.keepalive_timeout_ms": { min: 1, max: TIMER_MS_MAX, default: 20_000 },

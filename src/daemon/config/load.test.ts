@@ -52,6 +52,7 @@ describe("defaults", () => {
         streamsPerPeerMax: 4096,
         requestsPerSecondMax: 2000,
         controlFramesPerSecondMax: 1000,
+        receiveBytesPerSecondMax: 8_388_608,
         handshakeTimeoutMs: 10_000,
         keepaliveIntervalMs: 60_000,
         keepaliveTimeoutMs: 20_000,

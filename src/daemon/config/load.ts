@@ -195,6 +195,7 @@ function assemble(settings: Settings, cwd: string, listenIsDefault: boolean): Da
       streamsPerPeerMax: settings["limits.streams_per_peer_max"],
       requestsPerSecondMax: settings["limits.requests_per_second_max"],
       controlFramesPerSecondMax: settings["limits.control_frames_per_second_max"],
+      receiveBytesPerSecondMax: settings["limits.receive_bytes_per_second_max"],
       handshakeTimeoutMs: settings["limits.handshake_timeout_ms"],
       keepaliveIntervalMs: settings["limits.keepalive_interval_ms"],
       keepaliveTimeoutMs: settings["limits.keepalive_timeout_ms"],

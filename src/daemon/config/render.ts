@@ -53,6 +53,7 @@ export function renderConfig(config: DaemonConfig, origin: (key: Key) => string)
   put("limits.streams_per_peer_max", config.connectionLimits.streamsPerPeerMax);
   put("limits.requests_per_second_max", config.connectionLimits.requestsPerSecondMax);
   put("limits.control_frames_per_second_max", config.connectionLimits.controlFramesPerSecondMax);
+  put("limits.receive_bytes_per_second_max", config.connectionLimits.receiveBytesPerSecondMax);
   put("limits.handshake_timeout_ms", config.connectionLimits.handshakeTimeoutMs);
   put("limits.keepalive_interval_ms", config.connectionLimits.keepaliveIntervalMs);
   put("limits.keepalive_timeout_ms", config.connectionLimits.keepaliveTimeoutMs);

@@ -4,10 +4,13 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it, type TestContext } from "node:test";
+import { gzipSync } from "node:zlib";
 import { type ServerUnaryCall, type sendUnaryData, status } from "@grpc/grpc-js";
+import { seededRandom } from "../../pmu/software/random.js";
 import type { ConnectionLimits } from "../config/config.js";
 import { goAway } from "./connections.js";
 import {
+  ACK,
   callHeaders,
   END_HEADERS,
   END_STREAM,
@@ -21,7 +24,7 @@ import {
   SETTINGS,
 } from "./frames.test-support.js";
 import type { RefusalReason } from "./refusals.js";
-import type { GrpcServer } from "./server.js";
+import type { GrpcServer, GrpcServerOptions } from "./server.js";
 import { startTestServer, TEST_LIMITS } from "./server.test-support.js";
 
 const STATUS_PATH = "/nmi.v1.Broker/GetStatus";
@@ -37,7 +40,11 @@ interface Stage {
   refused(reason: RefusalReason): number;
 }
 
-async function stage(t: TestContext, limits: Partial<ConnectionLimits> = {}): Promise<Stage> {
+async function stage(
+  t: TestContext,
+  limits: Partial<ConnectionLimits> = {},
+  more: Partial<GrpcServerOptions> = {},
+): Promise<Stage> {
   const dir = mkdtempSync(join(tmpdir(), "nmid-connections-"));
   const path = join(dir, "s");
   const warnings: string[] = [];
@@ -55,7 +62,7 @@ async function stage(t: TestContext, limits: Partial<ConnectionLimits> = {}): Pr
       // Never answered: calls stay open.
       ListEvents: () => {},
     },
-    { limits: { ...TEST_LIMITS, ...limits }, log: (_level, _fields, message) => warnings.push(message) },
+    { limits: { ...TEST_LIMITS, ...limits }, log: (_level, _fields, message) => warnings.push(message), ...more },
   );
   t.after(async () => {
     await server.close(0);
@@ -164,7 +171,8 @@ describe("connections", () => {
 /** A connection that was closed on this side may still be open on the other for a moment. */
 async function untilServed(here: Stage): Promise<boolean> {
   for (;;) {
-    if (here.server.stats().open.unix === 0) return isServed(here);
+    const { unix, tcp } = here.server.stats().open;
+    if (unix + tcp === 0) return isServed(here);
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
@@ -225,6 +233,41 @@ describe("calls", () => {
   });
 });
 
+describe("requests", () => {
+  const request = (stream: number, headers: readonly (readonly [string, string])[], message: Buffer): Buffer => {
+    const frames = [frame(FRAME.HEADERS, END_HEADERS, stream, callHeaders(STATUS_PATH, headers))];
+    for (let at = 0; at < message.length; at += 16_384) {
+      const last = at + 16_384 >= message.length;
+      frames.push(frame(FRAME.DATA, last ? END_STREAM : 0, stream, message.subarray(at, at + 16_384)));
+    }
+    return Buffer.concat(frames);
+  };
+  const prefixed = (compressed: number, length: number, payload: Buffer): Buffer => {
+    const prefix = Buffer.of(compressed, 0, 0, 0, 0);
+    prefix.writeUInt32BE(length, 1);
+    return Buffer.concat([prefix, payload]);
+  };
+  const bomb = gzipSync(Buffer.alloc(20 * 2 ** 20));
+
+  const tooLarge: readonly (readonly [string, Buffer])[] = [
+    ["say that they are", request(1, [], prefixed(0, 2 ** 31, Buffer.alloc(10)))],
+    ["become, decompressed,", request(1, [["grpc-encoding", "gzip"]], prefixed(1, bomb.length, bomb))],
+  ];
+  for (const [how, bytes] of tooLarge) {
+    it(`that ${how} too large are refused before anyone sees them`, async (t) => {
+      const here = await stage(t);
+      const connection = await RawConnection.open(here.path);
+      connection.send(bytes);
+      await connection.frame(FRAME.HEADERS, ({ stream }) => stream === 1);
+      assert.equal(here.calls.count, 0);
+      connection.send(call(3));
+      await connection.frame(FRAME.HEADERS, ({ stream }) => stream === 3);
+      assert.equal(here.calls.count, 1, "the connection goes on");
+      connection.socket.destroy();
+    });
+  }
+});
+
 describe("a flood", () => {
   const floods: readonly (readonly [string, RefusalReason, (i: number) => Uint8Array])[] = [
     ["of PING", "control_frames", () => PING],
@@ -262,6 +305,26 @@ describe("a flood", () => {
     });
   }
 
+  const idle: readonly (readonly [string, Uint8Array])[] = [
+    ["WINDOW_UPDATE", frame(FRAME.WINDOW_UPDATE, 0, 0, Buffer.of(0, 0, 0, 1))],
+    ["PRIORITY", frame(2, 0, 1, Buffer.of(0, 0, 0, 0, 1))],
+    ["frames of a type that nobody knows", frame(200, 0, 0, Buffer.alloc(100))],
+  ];
+  for (const [what, bytes] of idle) {
+    it(`of ${what}, which nobody tells of, ends its own connection`, async (t) => {
+      const here = await stage(t, { receiveBytesPerSecondMax: 100_000 }, { receiveLookMs: 50 });
+      const neighbour = await RawConnection.open(here.path);
+      const many = Buffer.concat(new Array<Uint8Array>(1000).fill(bytes));
+      const connection = await RawConnection.open(here.path);
+      await connection.flood(() => many);
+      // Later versions of nghttp2 have had enough of some of these before.
+      assert(here.refused("receive_rate") + here.refused("protocol") >= 1);
+      neighbour.send(call(1));
+      await neighbour.frame(FRAME.HEADERS);
+      neighbour.socket.destroy();
+    });
+  }
+
   it("of refused calls ends its own connection", async (t) => {
     const here = await stage(t, { requestsPerSecondMax: 1 });
     const connection = await RawConnection.open(here.path);
@@ -287,6 +350,61 @@ describe("a flood", () => {
     assert(sent < 1_000_000, "Node reads no more where what it writes is not read");
     connection.socket.destroy();
     await flood;
+  });
+});
+
+describe("nonsense", () => {
+  it("after which nghttp2 gives the session up does not leave it open", async (t) => {
+    const here = await stage(t, {}, { receiveLookMs: 10 });
+    const connection = await RawConnection.open(here.path);
+    // RST_STREAM has four bytes of payload.
+    connection.send(frame(FRAME.RST_STREAM, 0, 1, Buffer.alloc(6)));
+    await connection.frame(FRAME.GOAWAY);
+    await connection.closed;
+    assert.equal(here.refused("protocol"), 1);
+  });
+
+  it("and a client that says nothing is asked once, and left alone", async (t) => {
+    const here = await stage(t, {}, { receiveLookMs: 10 });
+    const pings = ({ frames }: RawConnection): number => frames.filter(({ type }) => type === FRAME.PING).length;
+    const [frozen, quiet] = [await RawConnection.open(here.path), await RawConnection.open(here.path)];
+    quiet.send(frame(FRAME.PING, ACK, 0, (await quiet.frame(FRAME.PING)).payload));
+    await frozen.frame(FRAME.PING);
+    // Another one that comes later, and has been found out by the time that these would have been.
+    const faulty = await RawConnection.open(here.path);
+    faulty.send(frame(FRAME.RST_STREAM, 0, 1, Buffer.alloc(6)));
+    await faulty.closed;
+    assert.deepEqual([pings(frozen), pings(quiet)], [1, 1]);
+    assert.equal(here.server.stats().open.unix, 2);
+    frozen.socket.destroy();
+    quiet.socket.destroy();
+  });
+
+  const seed = Number(process.env.NMID_TEST_SEED ?? Date.now() % 2 ** 32);
+
+  it(`of any kind, broken off anywhere, leaves nothing behind (seed ${seed})`, async (t) => {
+    const here = await stage(t, { keepaliveIntervalMs: 1, keepaliveTimeoutMs: 2 }, { receiveLookMs: 1 });
+    const port = Number(/\d+$/.exec(here.server.addresses[1] ?? "")?.[0]);
+    const random = seededRandom(seed);
+    const below = (bound: number): number => Math.floor(random() * bound);
+    const one = async (): Promise<void> => {
+      const connection = new RawConnection(below(2) === 0 ? here.path : { host: "127.0.0.1", port });
+      connection.send(PREFACE, SETTINGS);
+      for (let i = below(6); i >= 0; i--) {
+        const good = [call(2 * i + 1), PING, SETTINGS, frame(FRAME.RST_STREAM, 0, 1, Buffer.of(0, 0, 0, below(14)))];
+        const bytes = Buffer.from(good[below(good.length)] as Buffer);
+        for (let flips = below(4); flips > 0; flips--) bytes[below(bytes.length)] ^= 1 << below(8);
+        connection.send(bytes.subarray(0, below(8) === 0 ? below(bytes.length) : bytes.length));
+        if (below(3) === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+      if (below(2) === 0) connection.socket.destroy();
+      else connection.socket.end();
+      connection.socket.setTimeout(20, () => connection.socket.destroy());
+      await connection.closed;
+    };
+    for (let round = 0; round < 40; round++) await Promise.all(Array.from({ length: 25 }, one));
+    assert(await untilServed(here));
+    assert.equal(here.server.stats().open.tcp, 0);
   });
 });
 

@@ -9,6 +9,7 @@ import { describePeer, type Peer, peerKey, setSessionPeer, unixPeer } from "../a
 import type { NsClock } from "../clock.js";
 import type { ConnectionLimits } from "../config/config.js";
 import { type Admitted, PeerTable, type Refusal } from "./limits.js";
+import { ReceiveWatch } from "./receive-watch.js";
 import type { RefusalReason, Refusals } from "./refusals.js";
 import { SessionGuard, type SessionLimits } from "./session-guard.js";
 
@@ -19,7 +20,8 @@ export interface ConnectionsParts {
   readonly limits: ConnectionLimits;
   readonly refusals: Refusals;
   readonly now: NsClock;
-  /** unixPeer, but for tests. */
+  /** ReceiveWatch's and unixPeer, but for tests. */
+  readonly receiveLookMs?: number;
   readonly credentials?: (fd: number) => Peer;
 }
 
@@ -34,12 +36,16 @@ interface Connection {
   readonly admitted: Admitted;
   /** It need not be watched any more for a client that does not begin. */
   spoken(): void;
+}
+
+interface Injected extends Connection {
+  readonly socket: Socket;
   guard?: SessionGuard;
 }
 
 /** Read back from a session's socket, which Node shows through a proxy. */
 const CONNECTION = Symbol("nmid connection");
-type Marked = { [CONNECTION]?: Connection };
+type Marked = { [CONNECTION]?: Injected };
 
 /** A stream of Http2Server's, and headers and flags, which are handed on as they are. */
 type StreamListener = (stream: ServerHttp2Stream, ...rest: unknown[]) => void;
@@ -47,13 +53,15 @@ type StreamListener = (stream: ServerHttp2Stream, ...rest: unknown[]) => void;
 export class Connections {
   readonly #parts: ConnectionsParts;
   readonly #peers: PeerTable;
-  readonly #bySession = new WeakMap<object, Connection>();
+  readonly #receiveWatch: ReceiveWatch;
+  readonly #bySession = new WeakMap<object, Injected>();
   readonly #open: Record<Peer["kind"], number> = { unix: 0, tls: 0, tcp: 0 };
   #accepted = 0;
 
   constructor(parts: ConnectionsParts) {
     this.#parts = parts;
     this.#peers = new PeerTable(parts.limits, parts.now);
+    this.#receiveWatch = new ReceiveWatch(parts.limits.receiveBytesPerSecondMax, parts.receiveLookMs);
     const { http2 } = parts;
     // Before grpc-js sees a call, whatever method it names: health and reflection, too, and those that there are not.
     const [answer] = http2.listeners("stream") as [StreamListener];
@@ -145,18 +153,18 @@ export class Connections {
   }
 
   #inject(socket: Socket, connection: Connection): void {
-    (socket as Marked)[CONNECTION] = connection;
+    (socket as Marked)[CONNECTION] = { ...connection, socket };
     this.#parts.inject(socket);
   }
 
   #began(session: ServerHttp2Session): void {
     const connection = (session.socket as Marked)[CONNECTION];
-    if (connection === undefined) {
+    if (connection === undefined || session.destroyed) {
       session.destroy();
       return;
     }
     const { limits, now } = this.#parts;
-    const { peer } = connection;
+    const { peer, socket } = connection;
     this.#bySession.set(session, connection);
     setSessionPeer(session, peer);
     const { keepaliveIntervalMs: intervalMs, keepaliveTimeoutMs: timeoutMs } = limits;
@@ -167,6 +175,10 @@ export class Connections {
     connection.guard = new SessionGuard(session, {
       limits: sessionLimits,
       now,
+      receiveWatch: this.#receiveWatch,
+      bytesRead: () => socket.bytesRead,
+      bytesWritten: () => socket.bytesWritten,
+      bytesQueued: () => (socket as { _handle?: { writeQueueSize?: number } })._handle?.writeQueueSize,
       onSpoken: () => connection.spoken(),
       onRefused: (reason, detail) => this.#refused(reason, connection, detail),
     });
@@ -200,7 +212,13 @@ export class Connections {
 function remoteAddress({ remoteAddress: host, remotePort }: Socket): string | null {
   // Gone before it was looked at.
   if (host === undefined || remotePort === undefined) return null;
-  return isIPv6(host) ? `[${host}]:${remotePort}` : `${host}:${remotePort}`;
+  return hostAndPort(host, remotePort);
+}
+
+/** Where one socket listens for both, IPv4 comes as IPv6. */
+export function hostAndPort(host: string, port: number): string {
+  const v4 = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(host)?.[1];
+  return v4 === undefined && isIPv6(host) ? `[${host}]:${port}` : `${v4 ?? host}:${port}`;
 }
 
 /** An answer of status and message alone, as gRPC's protocol over HTTP/2 has it. */
@@ -216,7 +234,8 @@ function refuseCall(stream: ServerHttp2Stream, code: status, message: string): v
   stream.respond(trailersOnly, { endStream: true });
   // What the client still sends is of no use.
   stream.resume();
-  stream.close(constants.NGHTTP2_NO_ERROR);
+  // Not before the answer is written, which the event loop does by itself first: Node 26 would send the reset alone.
+  setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
 }
 
 const FRAME_HEADER_BYTES = 9;

@@ -20,6 +20,8 @@ export const REFUSAL_REASONS = [
   /** PING and SETTINGS, or RST_STREAM, came faster than any client has reason to send them. */
   "control_frames",
   "resets",
+  /** More was sent than any requests can come to. */
+  "receive_rate",
   /** nghttp2 found the frames at fault, or too many. */
   "protocol",
   /** The kernel had no file descriptor, or no memory, for another connection. */

@@ -13,6 +13,7 @@ export const TEST_LIMITS: ConnectionLimits = {
   streamsPerPeerMax: 10_000,
   requestsPerSecondMax: 100_000,
   controlFramesPerSecondMax: 1000,
+  receiveBytesPerSecondMax: 2 ** 30,
   handshakeTimeoutMs: 60_000,
   keepaliveIntervalMs: 60_000,
   keepaliveTimeoutMs: 60_000,

@@ -22,6 +22,7 @@ import {
   planListening,
 } from "./listen.js";
 import type { PassedSocket } from "./listen-fds.js";
+import { roomForConnections } from "./open-files.js";
 import { brokerService, packageDefinition } from "./proto.js";
 import { REFUSAL_REASONS, Refusals } from "./refusals.js";
 import { TlsDoor } from "./tls.js";
@@ -44,6 +45,8 @@ export interface GrpcServerOptions {
   readonly onFault: (error: Error) => void;
   readonly messageMaxBytes: number;
   readonly limits: ConnectionLimits;
+  /** For tests. */
+  readonly receiveLookMs?: number;
   readonly now: NsClock;
   readonly log: (level: "info" | "warn" | "error", fields: object, message: string) => void;
 }
@@ -66,7 +69,10 @@ export interface GrpcServer {
 
 /** Rejects with ListenError, CertificateError or BelowGrpcError. */
 export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcServer> {
-  const { limits, now, log } = options;
+  const { now, log } = options;
+  const { problem, connectionsMax } = roomForConnections(options.limits.connectionsMax);
+  if (problem !== null) log("warn", {}, problem);
+  const limits = { ...options.limits, connectionsMax };
   const { server, health } = grpcServer(options);
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const refusals = new Refusals(now, (fields, message) => log("warn", fields, message));
@@ -75,6 +81,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     inject: (socket) => injector.injectConnection(socket),
     limits,
     refusals,
+    receiveLookMs: options.receiveLookMs,
     now,
   });
   const door = options.tls === null ? null : tlsDoor(options.tls, options, refusals);

@@ -6,6 +6,7 @@
 import { constants, type ServerHttp2Session, type ServerHttp2Stream } from "node:http2";
 import type { NsClock } from "../clock.js";
 import { TokenBucket } from "./limits.js";
+import type { ReceiveWatch, Watched } from "./receive-watch.js";
 import type { RefusalReason } from "./refusals.js";
 
 export interface SessionLimits {
@@ -20,6 +21,12 @@ export interface SessionGuardOptions {
   readonly now: NsClock;
   /** The client's first SETTINGS have come: HTTP/2 is spoken. */
   readonly onSpoken: () => void;
+  readonly receiveWatch: ReceiveWatch;
+  /** Of the connection. Asked until the session is closed, by when its socket may be gone. */
+  readonly bytesRead: () => number;
+  readonly bytesWritten: () => number;
+  /** Bytes that the kernel has not taken yet; undefined where Node does not say. */
+  readonly bytesQueued: () => number | undefined;
   /** Called before the session is destroyed, once. */
   readonly onRefused: (reason: RefusalReason, detail: string) => void;
 }
@@ -28,6 +35,8 @@ export interface SessionGuardOptions {
 const CONTROL_BURST_SECONDS = 10;
 /** A little less than what nghttp2 allows, 1,000 at once and 33 a second, after which it closes without a word. */
 const RESETS = { burst: 900, perSecond: 30 };
+/** Frames are written with the turn of the event loop that makes them. */
+const WRITTEN_WITHIN_MS = 100;
 /** So many refused calls in a second are no mistake. */
 const REFUSED_STREAMS = { burst: 1000, perSecond: 100 };
 /** A call's metadata. gRPC's clients hold themselves to 8 KiB; HTTP/2 alone would allow 64. */
@@ -39,6 +48,7 @@ export class SessionGuard {
   readonly #control: TokenBucket;
   readonly #resets: TokenBucket;
   readonly #refused: TokenBucket;
+  readonly #watched: Watched;
   #over = false;
   #timer: NodeJS.Timeout | null = null;
 
@@ -53,6 +63,12 @@ export class SessionGuard {
     session.once("remoteSettings", options.onSpoken);
     session.on("remoteSettings", () => this.#controlFrame());
     session.on("ping", () => this.#controlFrame());
+    this.#watched = {
+      bytesRead: options.bytesRead,
+      onTooMuch: (rate) => this.#tooMuch(rate),
+      onQuiet: (answered) => this.#quiet(answered),
+    };
+    options.receiveWatch.add(this.#watched);
     session.once("close", () => this.#stop());
     session.settings({ maxHeaderListSize: HEADER_LIST_BYTES_MAX });
     this.#waitToPing();
@@ -80,6 +96,30 @@ export class SessionGuard {
     );
   }
 
+  #tooMuch(bytesPerSecond: number): void {
+    this.#refuse(
+      "receive_rate",
+      `a connection sends ${bytesPerSecond} bytes a second, limits.receive_bytes_per_second_max: send less, or raise it.`,
+    );
+  }
+
+  /**
+   * After some faults nghttp2 sends GOAWAY and is done with the session, and Node neither closes it nor reads on, so that it
+   * never sees the client leave. Nothing tells of it but that a ping is not even written.
+   */
+  #quiet(answered: () => void): void {
+    if (this.#options.limits.keepalive !== null || this.#session.destroyed) return;
+    const before = this.#options.bytesWritten();
+    this.#session.ping((error) => {
+      if (error === null) answered();
+    });
+    setTimeout(() => {
+      if (this.#session.destroyed || this.#options.bytesQueued() !== 0) return;
+      if (this.#options.bytesWritten() === before)
+        this.#refuse("protocol", "nghttp2 has ended the session for a fault.");
+    }, WRITTEN_WITHIN_MS).unref();
+  }
+
   #refuse(reason: RefusalReason, detail: string): void {
     if (this.#over) return;
     this.#stop();
@@ -94,6 +134,7 @@ export class SessionGuard {
   }
 
   #ping(timeoutMs: number): void {
+    if (this.#session.destroyed) return;
     const unanswered = (): void => this.#refuse("keepalive", `a peer has not answered a ping for ${timeoutMs} ms.`);
     this.#timer = setTimeout(unanswered, timeoutMs).unref();
     const sent = this.#session.ping((error) => {
@@ -107,6 +148,7 @@ export class SessionGuard {
 
   #stop(): void {
     this.#over = true;
+    this.#options.receiveWatch.delete(this.#watched);
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
   }

@@ -5,7 +5,7 @@ import { certificatePeer } from "../auth/certificate.js";
 import type { Peer } from "../auth/peer.js";
 import type { TlsFiles } from "../config/config.js";
 import { Certificates, type CertificatesOptions, contextOptions } from "./certificates.js";
-import type { Connections } from "./connections.js";
+import { type Connections, hostAndPort } from "./connections.js";
 import type { Refusals } from "./refusals.js";
 
 type Secured = (tls: Socket, peer: Peer) => void;
@@ -63,12 +63,8 @@ export class TlsDoor {
     // Without HTTP/2 in ALPN there is nothing to speak; without a certificate, nobody to speak with.
     if (secured === undefined || !tls.authorized || tls.alpnProtocol !== "h2") return void tls.destroy();
     tls.on("error", () => {});
-    secured(tls, certificatePeer(tls.getPeerCertificate(), `${addressOf(tls)}:${tls.remotePort}`));
+    secured(tls, certificatePeer(tls.getPeerCertificate(), hostAndPort(tls.remoteAddress ?? "", tls.remotePort ?? 0)));
   }
-}
-
-function addressOf({ remoteAddress = "" }: Socket): string {
-  return remoteAddress.includes(":") ? `[${remoteAddress}]` : remoteAddress;
 }
 
 function endsOf(socket: Socket): string {

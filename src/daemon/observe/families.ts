@@ -86,7 +86,7 @@ const REASONS =
 
 const REFUSALS =
   "connections, connections_of_peer, streams_of_peer, request_rate: a limit of the same name in the configuration; " +
-  "handshake_timeout, protocol, control_frames, resets: no client that means well; keepalive: the peer vanished; " +
+  "handshake_timeout, protocol, control_frames, resets, receive_rate: no client that means well; keepalive: the peer vanished; " +
   "tls: no certificate that tls.client_ca has signed; unknown_peer, accept: the daemon's own trouble";
 
 export const COUNTERS: readonly Family<number>[] = [
