@@ -56,6 +56,30 @@ test("a recording that is replayed and recorded again prints the same samples", 
   assert.equal(printed, script(original));
 });
 
+test("as many events as a pattern means are recorded, and recorded again from a replay", BOUNDED, async (t) => {
+  if (!hasCommand("perf")) return t.skip(NO_PERF);
+  const live = await startLiveDaemon(t);
+  if (live === null) return;
+  const record = (address: string, ...args: string[]) =>
+    spawnSync(process.execPath, [NMICTL, "--address", address, "record", ...args], { encoding: "utf8" });
+  const original = path.join(live.runtimeDir, "perf.data");
+  const { status, stderr } = record(live.address, "-e", "sched:*", "-a", "-o", original, "--", "true");
+  if (/tracefs/.test(stderr)) return t.skip(stderr);
+  assert.equal(status, 0, stderr);
+  const lines = (file: string, ...args: string[]) =>
+    execFileSync("perf", [...args, "-i", file], { encoding: "utf8", stdio: "pipe" })
+      .trim()
+      .split("\n");
+  const names = lines(original, "evlist").filter((name) => name.startsWith("sched:"));
+  assert.ok(names.length > 16, names.join());
+  const replay = await startDaemon(t, { args: ["--source", `replay:${original},speed=max`] });
+  const again = path.join(replay.runtimeDir, "perf.data");
+  const run = record(replay.address, "-a", "-o", again);
+  assert.equal(run.status, 0, run.stderr);
+  const printed = (file: string) => lines(file, "script", "-F", "pid,tid,cpu,time,event").sort();
+  assert.deepEqual(printed(again), printed(original));
+});
+
 test("options are refused, or recorded as perf reads them", BOUNDED, async (t) => {
   if (!hasCommand("perf")) return t.skip(NO_PERF);
   const daemon = await startLiveDaemon(t);

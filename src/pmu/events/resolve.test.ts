@@ -2,9 +2,10 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { TYPE } from "../abi.js";
 import { PmuError, type PmuErrorCode } from "../errors.js";
+import { recordedFileTree } from "./file-tree.js";
 import { hostOf, MACHINES, type MachineName } from "./machines.test-support.js";
 import type { ParsedEvent } from "./parsed-event.js";
-import { type PfmEncoder, resolveEventSpec } from "./resolve.js";
+import { openEventHost, type PfmEncoder, resolveEventSpec } from "./resolve.js";
 
 function resolve(machine: MachineName, spec: string): readonly ParsedEvent[] {
   return resolveEventSpec(spec, hostOf(machine));
@@ -205,6 +206,22 @@ describe("tracepoints", () => {
       resolve("intel-server", "sys*:*_openat").map(({ name }) => name),
       ["syscalls:sys_enter_openat", "syscalls:sys_exit_openat"],
     );
+  });
+
+  it("are passed over by a pattern where they cannot be sampled", () => {
+    const ids: Record<string, string> = { function: "1", print: "5" };
+    const files = (event: string) => ({ format: "", ...(event in ids ? { id: ids[event] } : {}) });
+    const tree = (...events: string[]) => ({
+      sys: {
+        kernel: { tracing: { events: { ftrace: Object.fromEntries(events.map((name) => [name, files(name)])) } } },
+      },
+    });
+    const host = (...events: string[]) => openEventHost(recordedFileTree(tree(...events)));
+    const names = (spec: string) => resolveEventSpec(spec, host("bprint", "function", "print")).map(({ name }) => name);
+    assert.deepEqual(names("ftrace:*"), ["ftrace:print"]);
+    assert.deepEqual(names("*:*n*"), ["ftrace:print"]);
+    assert.deepEqual(names("ftrace:function"), ["ftrace:function"]);
+    assert.throws(() => resolveEventSpec("ftrace:*", host("bprint")), /the id of ftrace:bprint cannot be read/);
   });
 
   it("are refused with the name that is nearest, or what tracefs lacks", () => {
