@@ -2,7 +2,8 @@
 
 import type { Selection } from "../src/daemon/dispatch/encode.js";
 import { PAGE_BYTES } from "../src/pmu/abi.js";
-import { BatchIndex, FormatTable, type ScanListener } from "../src/pmu/record.js";
+import { FormatTable } from "../src/pmu/format-table.js";
+import { BatchIndex, type ScanListener } from "../src/pmu/record.js";
 import { RingReader } from "../src/pmu/ring.js";
 import { seededRandom } from "../src/pmu/software/random.js";
 import { initializeControlPage } from "../src/pmu/software/ring-memory.js";

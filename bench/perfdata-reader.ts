@@ -5,7 +5,8 @@
 import fs from "node:fs";
 import { PAGE_BYTES, SAMPLE } from "../src/pmu/abi.js";
 import { clearEventfd, POLLIN, poll, viewMemory } from "../src/pmu/ffi.js";
-import { BatchIndex, FormatTable, type ScanListener } from "../src/pmu/record.js";
+import { FormatTable } from "../src/pmu/format-table.js";
+import { BatchIndex, type ScanListener } from "../src/pmu/record.js";
 import { RingReader } from "../src/pmu/ring.js";
 import { openReplaySource } from "../src/pmu/software/replay.js";
 

@@ -19,6 +19,7 @@ import {
   parseUint,
 } from "./options.js";
 import { Output, printable } from "./output.js";
+import { parseBranchFilter } from "./record/branch-filter.js";
 import type { RecordOptions } from "./record/options.js";
 import { record } from "./record/record.js";
 import { type SubscribeOptions, subscribe } from "./subscribe.js";
@@ -177,7 +178,11 @@ function defineRecord(): void {
     .option("-g", "with callchains")
     .addOption(new Option("--call-graph <mode>", "how callchains are made").choices(["fp", "dwarf"]))
     .option("-b, --branch-any", "with the branches before it")
-    .addOption(new Option("-j, --branch-filter <kind>", "with branches of a kind").choices(["any"]))
+    .addOption(
+      new Option("-j, --branch-filter <kinds>", "with branches of these kinds and levels, such as any_call,u")
+        .argParser(parseBranchFilter)
+        .conflicts("branchAny"),
+    )
     .option("-d, --data", "with data addresses")
     .option("-W, --weight", "with weights")
     .option("--phys-data", "with physical data addresses")

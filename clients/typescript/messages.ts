@@ -76,6 +76,8 @@ export interface RegisterRequest {
   readonly events: readonly EventSpec[];
   readonly filter?: Partial<Filter>;
   readonly fields?: readonly Field[];
+  /** With BRANCH_STACK: which branches, PERF_SAMPLE_BRANCH_* bits; 0 or left out means any. */
+  readonly branchSampleType?: number;
   readonly queue?: {
     readonly maxBytes?: number;
     readonly overflow?: Overflow;

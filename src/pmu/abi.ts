@@ -43,7 +43,28 @@ export function sampleTypeNames(sampleType: number): string[] {
 }
 
 /** enum perf_branch_sample_type */
-export const BRANCH_SAMPLE = { ANY: 1 << 3, HW_INDEX: 1 << 17, COUNTERS: 1 << 19 } as const;
+export const BRANCH_SAMPLE = {
+  USER: 1 << 0,
+  KERNEL: 1 << 1,
+  HV: 1 << 2,
+  ANY: 1 << 3,
+  ANY_CALL: 1 << 4,
+  ANY_RETURN: 1 << 5,
+  IND_CALL: 1 << 6,
+  ABORT_TX: 1 << 7,
+  IN_TX: 1 << 8,
+  NO_TX: 1 << 9,
+  COND: 1 << 10,
+  CALL_STACK: 1 << 11,
+  IND_JUMP: 1 << 12,
+  CALL: 1 << 13,
+  NO_FLAGS: 1 << 14,
+  NO_CYCLES: 1 << 15,
+  TYPE_SAVE: 1 << 16,
+  HW_INDEX: 1 << 17,
+  PRIV_SAVE: 1 << 18,
+  COUNTERS: 1 << 19,
+} as const;
 
 /** enum perf_event_type, all of it. CALLCHAIN_DEFERRED is younger than 6.18. */
 export const RECORD = {

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { CPUMODE, RECORD, SAMPLE } from "./abi.js";
-import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BATCH_TASKS_MAX, BatchIndex, FormatTable, isUserMode } from "./record.js";
+import { FormatTable } from "./format-table.js";
+import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BATCH_TASKS_MAX, BatchIndex, isUserMode } from "./record.js";
 import { RingReader } from "./ring.js";
 import { seededRandom } from "./software/random.js";
 import { RingWriter } from "./software/ring-writer.js";

@@ -46,6 +46,8 @@ export interface EventRequest {
   /** 0 or absent: not given. */
   readonly frequencyHz?: number;
   readonly period?: number;
+  /** Which branches BRANCH_STACK holds: BRANCH_SAMPLE bits without HW_INDEX and COUNTERS; 0 or absent: any. */
+  readonly branchSampleType?: number;
 }
 
 /** What struct perf_event_attr says of which event is meant, under its names. */
@@ -107,6 +109,8 @@ export interface ResolvedEvent extends EventAttr {
   readonly sampleRead: boolean;
   /** Whether the event writes into an AUX area. It has no rate then, and is opened in one shape. */
   readonly hasAux?: boolean;
+  /** As EventRequest's: users who want other branches have another event. */
+  readonly branchSampleType?: number;
 }
 
 /** Of events that stand for themselves. */

@@ -4,9 +4,10 @@
  * whatever the rest of the ring holds.
  */
 import { MMAP_PAGE, PAGE_BYTES, RECORD, SAMPLE } from "../../src/pmu/abi.js";
+import { FormatTable } from "../../src/pmu/format-table.js";
 import { Cursor, Image, RecordingError } from "../../src/pmu/perf-data/image.js";
 import { decodeSample, type Sample } from "../../src/pmu/perf-data/sample.js";
-import { BatchIndex, FormatTable, type ScanListener } from "../../src/pmu/record.js";
+import { BatchIndex, type ScanListener } from "../../src/pmu/record.js";
 import { RingReader } from "../../src/pmu/ring.js";
 import type { RecordFormat } from "../../src/pmu/source.js";
 import { isTaskRecord, TrailerTable } from "../../src/pmu/task-record.js";

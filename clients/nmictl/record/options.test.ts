@@ -11,7 +11,7 @@ test("each option asks for its fields", () => {
   assert.deepEqual(fields({ callGraph: "dwarf" }), ["CALLCHAIN", "REGS_USER", "STACK_USER"]);
   assert.deepEqual(fields({ physData: true }), ["ADDR", "DATA_SRC", "PHYS_ADDR"]);
   assert.deepEqual(fields({ branchAny: true }), ["BRANCH_STACK"]);
-  assert.deepEqual(fields({ branchFilter: "any" }), ["BRANCH_STACK"]);
+  assert.deepEqual(fields({ branchFilter: { bits: 8, counters: false } }), ["BRANCH_STACK"]);
   assert.deepEqual(fields({ rawSamples: true, weight: true, allCgroups: true }), ["CGROUP", "RAW", "WEIGHT"]);
   assert.deepEqual(fields({ dataPageSize: true, codePageSize: true }), ["ADDR", "CODE_PAGE_SIZE", "DATA_PAGE_SIZE"]);
 });

@@ -1,6 +1,7 @@
 /** The options of `nmictl record`, perf record's of the same names, and what they ask the daemon for. */
 import type { EventSpec, Field, RegisterRequest } from "../../typescript/index.js";
 import { NmiError } from "../../typescript/index.js";
+import type { BranchFilter } from "./branch-filter.js";
 
 export interface RecordOptions {
   readonly event?: readonly string[];
@@ -18,7 +19,7 @@ export interface RecordOptions {
   readonly transaction?: true;
   readonly allCgroups?: true;
   readonly branchAny?: true;
-  readonly branchFilter?: "any";
+  readonly branchFilter?: BranchFilter;
   readonly rawSamples?: true;
   readonly userRegs?: true;
   readonly intrRegs?: true;
@@ -55,6 +56,7 @@ export function fieldsOf(options: RecordOptions): readonly Field[] {
   if (options.transaction) fields.add("TRANSACTION");
   if (options.allCgroups) fields.add("CGROUP");
   if (options.branchAny || options.branchFilter) fields.add("BRANCH_STACK");
+  if (options.branchFilter?.counters) fields.add("BRANCH_COUNTERS");
   // {a,b}:S, whose leader's samples carry what its members count.
   if (options.event?.some((event) => /\}:\w*S\w*$/.test(event))) fields.add("READ");
   return [...fields];
@@ -92,6 +94,7 @@ export function registerRequest(options: RecordOptions, replay: boolean): Regist
     events,
     filter: { cpus: options.cpu, uids: options.uid },
     fields: fieldsOf(options),
+    branchSampleType: options.branchFilter?.bits,
     queue: { flushIntervalMs: FLUSH_INTERVAL_MS },
     tasks: true,
     contextSwitches: options.switchEvents ?? false,

@@ -3,54 +3,10 @@ import { describe, it } from "node:test";
 import { SAMPLE } from "../../pmu/abi.js";
 import { PmuError } from "../../pmu/errors.js";
 import { EVENTS_ARMED_MAX } from "../../pmu/record.js";
-import { AcquireError, type ArmedEvent, ArmedEvents, type EventUser } from "./armed-events.js";
+import { AcquireError, ArmedEvents } from "./armed-events.js";
+import { setUp } from "./armed-events.test-support.js";
 import { BrokerError } from "./errors.js";
 import { FakeSource, refusedRate } from "./fake-source.test-support.js";
-
-interface Fixture {
-  readonly source: FakeSource;
-  readonly armed: ArmedEvents;
-  readonly retired: number[];
-  readonly problems: string[];
-  user(event: string, rate?: { hz?: number; period?: number }, shape?: Partial<EventUser>): EventUser;
-  /** Acquires and starts one event, as a registration does. */
-  join(user: EventUser): Promise<ArmedEvent>;
-  leave(armed: ArmedEvent, user: EventUser): Promise<void>;
-}
-
-function setUp(source = new FakeSource()): Fixture {
-  const retired: number[] = [];
-  const problems: string[] = [];
-  const armed = new ArmedEvents({
-    source,
-    tellAll: source.tellAll,
-    onArmed: ({ index }) => source.log.push(`armed ${index}`),
-    onRetired: ({ index }) => {
-      retired.push(index);
-      source.log.push(`retired ${index}`);
-    },
-    onProblem: (_armed, error) => problems.push(error.message),
-  });
-  return {
-    source,
-    armed,
-    retired,
-    problems,
-    user: (event, { hz = 0, period = 0 } = {}, shape = {}) => ({
-      event: source.resolve({ event, frequencyHz: hz, period })[0],
-      sampleType: 0,
-      branchCounters: false,
-      wakeEach: false,
-      ...shape,
-    }),
-    join: async (user) => {
-      const [event] = await armed.acquire([user]);
-      await armed.start([event]);
-      return event;
-    },
-    leave: (event, user) => armed.release([event], [user]),
-  };
-}
 
 /** What dispatchers were told last. */
 function lastPace(log: readonly string[]): string | undefined {
@@ -189,97 +145,6 @@ describe("ArmedEvents: order", () => {
     const { source, user, join } = setUp(new FakeSource("synthetic"));
     await join(user("cycles", { hz: 100 }));
     assert.ok(source.takeLog().includes("pace unknown"));
-  });
-});
-
-describe("ArmedEvents: limits", () => {
-  const at = (hz: number) => ({ kind: "frequency", hz }) as const;
-
-  it("slow the kernel down before the dispatchers hear of it, and let it run again after", async () => {
-    const { source, armed, user, join } = setUp();
-    const event = await join(user("cycles", { hz: 1000 }));
-    source.takeLog();
-    await armed.limit(event, at(250));
-    assert.deepEqual(source.takeLog(), ["rate 250Hz 0", "pace 250"]);
-    await armed.limit(event, at(500));
-    assert.deepEqual(source.takeLog(), ["pace 500", "rate 500Hz 0"]);
-    await armed.limit(event, null);
-    assert.deepEqual(source.takeLog(), ["pace 1000", "rate 1000Hz 0"]);
-    await armed.limit(event, at(2000));
-    assert.deepEqual(source.takeLog(), [], "nobody is held back");
-  });
-
-  it("hold for events that are opened anew for another rate, and for another shape", async () => {
-    const { source, armed, user, join } = setUp();
-    source.ratesInPlace = false;
-    const event = await join(user("cpu-clock", { hz: 1000 }));
-    await armed.limit(event, at(250));
-    await join(user("cpu-clock", { hz: 100 }, { sampleType: SAMPLE.CALLCHAIN }));
-    assert.deepEqual(
-      source.opened.map(({ event: { rate }, shape, closed }) => [rate, shape.sampleType, closed]),
-      [
-        [at(1000), 0, true],
-        [at(250), 0, true],
-        [at(250), SAMPLE.CALLCHAIN, false],
-      ],
-    );
-    assert.equal(lastPace(source.log), "pace 250");
-  });
-
-  it("hold back handlers that come later, and are forgotten when nobody needs them", async () => {
-    const { source, armed, user, join, leave } = setUp();
-    const slow = user("cycles", { hz: 100 });
-    const event = await join(user("cycles", { hz: 1000 }));
-    await armed.limit(event, at(250));
-    source.takeLog();
-    const eager = user("cycles", { hz: 4000 });
-    await join(eager);
-    await join(slow);
-    assert.deepEqual(source.takeLog(), []);
-    await leave(event, eager);
-    assert.deepEqual(event.cap, at(250));
-    for (const one of event.users) if (one !== slow) await leave(event, one);
-    assert.deepEqual([event.cap, event.rate], [null, at(100)]);
-    await join(user("cycles", { hz: 1000 }));
-    assert.deepEqual(event.rate, at(1000));
-  });
-
-  it("leave dispatchers and kernel in agreement when the kernel refuses", async () => {
-    const { source, armed, user, join } = setUp();
-    const event = await join(user("cycles", { hz: 1000 }));
-    await armed.limit(event, at(250));
-    source.takeLog();
-    source.refuse = (what) => (what.startsWith("rate") ? refusedRate() : null);
-    await assert.rejects(armed.limit(event, null), { code: "RATE_INVALID" });
-    assert.deepEqual(source.takeLog(), ["pace 1000", "pace 250"]);
-    assert.deepEqual([event.cap, event.rate], [at(250), at(250)]);
-    await assert.rejects(armed.limit(event, at(50)), { code: "RATE_INVALID" });
-    assert.deepEqual([event.cap, event.rate], [at(250), at(250)]);
-    assert.deepEqual(source.takeLog(), [], "the dispatchers' pace is right as it is");
-  });
-
-  it("come too late for an event that is closed, whoever has its index now", async () => {
-    const { source, armed, user, join, leave } = setUp();
-    const mine = user("cycles", { hz: 1000 });
-    const event = await join(mine);
-    const left = leave(event, mine);
-    const limited = armed.limit(event, at(250));
-    await Promise.all([left, limited]);
-    const next = await join(user("instructions", { hz: 1000 }));
-    source.takeLog();
-    assert.equal(next.index, event.index);
-    await armed.limit(event, at(250));
-    assert.deepEqual(source.takeLog(), []);
-    assert.equal(next.cap, null);
-  });
-
-  it("do not touch what has no rate", async () => {
-    const { source, armed, user, join } = setUp(new FakeSource("synthetic"));
-    source.resolve = (request) => ({ ...FakeSource.prototype.resolve.call(source, request), rate: { kind: "all" } });
-    const event = await join(user("cycles"));
-    source.takeLog();
-    await armed.limit(event, at(250));
-    assert.deepEqual(source.takeLog(), []);
   });
 });
 

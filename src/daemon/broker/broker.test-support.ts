@@ -120,6 +120,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
       lease_ms: 0,
       tasks: false,
       context_switches: false,
+      branch_sample_type: 0,
       exclusive: false,
     }),
   };

@@ -1,5 +1,5 @@
 /** nmi.v1.Field: what each asks the kernel for. */
-import { SAMPLE } from "../../pmu/abi.js";
+import { BRANCH_SAMPLE, SAMPLE } from "../../pmu/abi.js";
 import type { ResolvedEvent } from "../../pmu/source.js";
 import { BrokerError } from "./errors.js";
 
@@ -40,6 +40,28 @@ export function checkAux({ aux }: SampleFields, events: readonly ResolvedEvent[]
     "INVALID_ARGUMENT",
     `fields[]: AUX is what a PMU writes into an AUX area (intel_pt, intel_bts, cs_etm, arm_spe), and ${names} has none: add such an event, or leave AUX out. Snapshots of an AUX area in samples (PERF_SAMPLE_AUX) are not offered.`,
   );
+}
+
+const BRANCH_LEVELS = BRANCH_SAMPLE.USER | BRANCH_SAMPLE.KERNEL | BRANCH_SAMPLE.HV;
+/** What changes how samples are laid out is the daemon's. */
+const BRANCH_OURS = BRANCH_SAMPLE.HW_INDEX | BRANCH_SAMPLE.COUNTERS;
+const BRANCH_KNOWN = Object.values(BRANCH_SAMPLE).reduce((bits, bit) => bits | bit, 0) & ~BRANCH_OURS;
+
+/** BRANCH_SAMPLE bits; 0: any branch. Throws BrokerError INVALID_ARGUMENT. */
+export function checkBranches(bits: number, { sampleType }: SampleFields): number {
+  const refuse = (why: string): never => {
+    throw new BrokerError("INVALID_ARGUMENT", `branch_sample_type: 0x${bits.toString(16)}: ${why}`);
+  };
+  if (bits === 0) return 0;
+  if ((sampleType & SAMPLE.BRANCH_STACK) === 0) refuse("says which branches BRANCH_STACK holds: add it to fields.");
+  if (bits > BRANCH_KNOWN || (bits & ~BRANCH_KNOWN) !== 0) {
+    refuse(
+      `only the bits of 0x${BRANCH_KNOWN.toString(16)} can be asked for; counters are the field BRANCH_COUNTERS, and HW_INDEX is there where the kernel has it.`,
+    );
+  }
+  if ((bits & ~BRANCH_LEVELS) === 0) refuse(`names no kind of branch: add PERF_SAMPLE_BRANCH_ANY (0x8).`);
+  // All the same to the kernel: those who want any branch share an event.
+  return bits === BRANCH_SAMPLE.ANY ? 0 : bits;
 }
 
 /** Throws BrokerError INVALID_ARGUMENT for what this version does not offer. */

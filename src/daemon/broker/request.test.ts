@@ -39,6 +39,7 @@ const REQUEST: RegisterRequestMessage = {
   lease_ms: 0,
   tasks: false,
   context_switches: false,
+  branch_sample_type: 0,
   exclusive: false,
 };
 
@@ -178,6 +179,21 @@ describe("checkRegister", () => {
     assertRefused({ context_switches: true }, /^context_switches: .*set tasks/);
     assertRefused({ fields: ["CALLCHAIN", "AUX"] }, /^fields\[\]: AUX is what a PMU writes .* has none/);
     assertRefused({ fields: ["FIELD_UNSPECIFIED"] }, /^fields\[0\]: /);
+  });
+
+  it("takes kinds of branches with BRANCH_STACK alone, and none that change what samples look like", () => {
+    const fields = ["BRANCH_STACK"];
+    const refused = (branch_sample_type: number, message: RegExp) =>
+      assertRefused({ fields, branch_sample_type }, message);
+    refused(1 << 17, /^branch_sample_type: 0x20000: only the bits of 0x5ffff .*BRANCH_COUNTERS/);
+    refused(1 << 19, /only the bits of 0x5ffff/);
+    refused(2 ** 40 + 8, /only the bits of 0x5ffff/);
+    refused(5, /^branch_sample_type: 0x5: names no kind of branch: add .*ANY/);
+    assertRefused(
+      { branch_sample_type: 8 },
+      /^branch_sample_type: 0x8: says which branches BRANCH_STACK holds: add it/,
+    );
+    assert.deepEqual(check({ fields, branch_sample_type: 8 }), check({ fields }));
   });
 
   it("refuses queues and leases beyond the limits", () => {

@@ -7,7 +7,7 @@ import type { Overflow } from "../delivery/delivery-options.js";
 import { EVENTS_PER_HANDLER_MAX, REGION_BYTES_MIN } from "../delivery/outbox.js";
 import type { FilterSpec } from "../dispatch/filter.js";
 import { BrokerError } from "./errors.js";
-import { checkAux, checkFields, type SampleFields } from "./fields.js";
+import { checkAux, checkBranches, checkFields, type SampleFields } from "./fields.js";
 
 /** nmi.v1.Filter */
 export interface FilterMessage {
@@ -36,6 +36,7 @@ export interface RegisterRequestMessage {
   readonly tasks: boolean;
   readonly context_switches: boolean;
   readonly exclusive: boolean;
+  readonly branch_sample_type: number;
 }
 
 export interface HandlerSpec {
@@ -79,8 +80,9 @@ export function checkRegister(request: RegisterRequestMessage, context: RequestC
   const { limits } = context;
   const filterMessage = request.filter ?? NO_FILTER;
   const name = checkName(request.name);
-  const { events, requestIndexes } = checkEvents(request.events, context);
   const fields = checkFields(request.fields);
+  const branches = checkBranches(request.branch_sample_type, fields);
+  const { events, requestIndexes } = checkEvents(request.events, branches, context);
   checkAux(fields, events);
   return {
     name,
@@ -112,6 +114,7 @@ function checkName(name: string): string {
 
 function checkEvents(
   specs: RegisterRequestMessage["events"],
+  branchSampleType: number,
   { source, limits }: RequestContext,
 ): Pick<HandlerSpec, "events" | "requestIndexes"> {
   // No event at all asks for the default one.
@@ -120,7 +123,7 @@ function checkEvents(
     throw invalid(`events: ${wanted.length} given: ${eventsLimit(limits)}`);
   }
   const found = wanted.map(({ event, frequency_hz, period }, i) => {
-    const request: EventRequest = { event, frequencyHz: frequency_hz, period };
+    const request: EventRequest = { event, frequencyHz: frequency_hz, period, branchSampleType };
     try {
       return source.resolve(request);
     } catch (error) {
@@ -161,7 +164,9 @@ function eventsLimit({ eventsPerHandlerMax }: DaemonLimits): string {
 /** gRPC's word for what the source refuses. */
 export function refusal(error: PmuError, field: string): BrokerError {
   const message = error.message.replaceAll("events[]", field);
-  const text = message.startsWith(field) ? message : `${field}.event: ${message}`;
+  // Of the request as a whole.
+  const isWhole = message.startsWith("branch_sample_type: ");
+  const text = isWhole || message.startsWith(field) ? message : `${field}.event: ${message}`;
   switch (error.code) {
     case "EVENT_SYNTAX":
     case "EVENT_UNKNOWN":

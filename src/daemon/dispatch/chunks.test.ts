@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { SAMPLE } from "../../pmu/abi.js";
-import { BatchIndex, FormatTable, type ScanListener } from "../../pmu/record.js";
+import { FormatTable } from "../../pmu/format-table.js";
+import { BatchIndex, type ScanListener } from "../../pmu/record.js";
 import { bytesOf, decodeDelivery, type SampleBatchMessage, TestArena } from "../delivery/delivery.test-support.js";
 import { STREAM_BYTES_MIN } from "../delivery/memory.js";
 import { SampleMessage } from "../delivery/message.js";

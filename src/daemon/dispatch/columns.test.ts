@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { BRANCH_SAMPLE, FORMAT, MISC, SAMPLE } from "../../pmu/abi.js";
-import { BatchIndex, FormatTable } from "../../pmu/record.js";
+import { FormatTable } from "../../pmu/format-table.js";
+import { BatchIndex } from "../../pmu/record.js";
 import type { LayoutFormat } from "../../pmu/sample-layout.js";
 import { type AnySample, encodeAnySample } from "../../pmu/sample-layout.test-support.js";
 import { seededRandom } from "../../pmu/software/random.js";

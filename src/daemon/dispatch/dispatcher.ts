@@ -3,8 +3,10 @@
  * is allocated per sample, nothing is logged, nothing blocks, and the one system call is the look-up of a process's owner
  * for handlers that filter by uid (filter.ts).
  */
+
+import { FormatTable } from "../../pmu/format-table.js";
 import type { ScanListener } from "../../pmu/record.js";
-import { BatchIndex, EVENTS_MAX, FormatTable } from "../../pmu/record.js";
+import { BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { AuxRingDescriptor, RecordFormat } from "../../pmu/source.js";
 import type { SlotCounters } from "../../registry/counters.js";

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { SAMPLE } from "../../pmu/abi.js";
-import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BatchIndex, FormatTable } from "../../pmu/record.js";
+import { FormatTable } from "../../pmu/format-table.js";
+import { BATCH_BYTES_MAX, BATCH_SAMPLES_MAX, BatchIndex } from "../../pmu/record.js";
 import { bytesOf, type DeliveryMessage, decodeDelivery, TestArena } from "../delivery/delivery.test-support.js";
 import { SampleMessage } from "../delivery/message.js";
 import { packageDefinition } from "../grpc/proto.js";

@@ -1,7 +1,7 @@
 /**
  * Task records on their way to handlers: who wants which, and the chunks that a batch's become. As with samples, handlers
- * that want the same share a lane, and a chunk is encoded once, when the first outbox has room for it. Off the per-sample
- * path: records are rows, and there are few; a batch holds BATCH_TASKS_MAX at most.
+ * that want the same share a lane, and a chunk is encoded once, when the first outbox has room for it. Which lanes want a
+ * record is found by index, as for samples. Off the per-sample path: records are rows, and there are few; a batch holds BATCH_TASKS_MAX at most.
  */
 import type { BatchIndex } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
@@ -12,7 +12,8 @@ import { SEGMENT_HEADER_BYTES } from "../delivery/segment-layout.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { encodeTaskRecord } from "../tasks/encode-record.js";
 import { ProtoWriter } from "../tasks/proto-writer.js";
-import { TaskFilter, type TaskSpec, taskKey } from "../tasks/task-filter.js";
+import { type TaskSpec, taskKey } from "../tasks/task-filter.js";
+import { TaskIndex } from "../tasks/task-index.js";
 import { CHUNK_PAYLOAD_BYTES_MAX } from "./chunks.js";
 
 const NO_SEGMENT = -1;
@@ -32,15 +33,17 @@ interface TaskChunk {
 
 export class TaskLane {
   readonly key: string;
-  readonly filter: TaskFilter;
+  readonly spec: TaskSpec;
   members = 0;
+  /** Those of the batch's task records that the lane has, by their number in it. */
+  readonly records: number[] = [];
   /** Of the batch `serial`. */
   serial = -1;
   chunks: TaskChunk[] = [];
 
   constructor(key: string, spec: TaskSpec) {
     this.key = key;
-    this.filter = new TaskFilter(spec);
+    this.spec = spec;
   }
 }
 
@@ -51,6 +54,10 @@ export class TaskLanes {
   /** Rows of all the batch's lanes. */
   readonly #rows = new ProtoWriter();
   readonly #encoded: TaskLane[] = [];
+  readonly #index = new TaskIndex<TaskLane>();
+  /** The batch whose records are in their lanes, and which lanes those are. */
+  #sorted = -1;
+  readonly #touched: TaskLane[] = [];
 
   constructor(segments: SegmentWriter) {
     this.#segments = segments;
@@ -71,14 +78,20 @@ export class TaskLanes {
 
   join(spec: TaskSpec): TaskLane {
     const key = taskKey(spec);
-    const lane = this.#byKey.get(key) ?? new TaskLane(key, spec);
-    this.#byKey.set(key, lane);
+    const known = this.#byKey.get(key);
+    const lane = known ?? new TaskLane(key, spec);
+    if (known === undefined) {
+      this.#byKey.set(key, lane);
+      this.#index.add(lane, spec);
+    }
     lane.members++;
     return lane;
   }
 
   leave(lane: TaskLane): void {
-    if (--lane.members === 0) this.#byKey.delete(lane.key);
+    if (--lane.members > 0) return;
+    this.#byKey.delete(lane.key);
+    this.#index.remove(lane, lane.spec);
   }
 
   /**
@@ -94,6 +107,7 @@ export class TaskLanes {
     shareBytes: number,
     nowNs: number,
   ): boolean {
+    if (this.#sorted !== serial) this.#sort(batch, ring, serial);
     if (lane.serial !== serial) this.#encode(lane, batch, ring, serial);
     for (const chunk of lane.chunks) {
       const planned = chunk.segmentBytes;
@@ -110,14 +124,26 @@ export class TaskLanes {
     return lane.chunks.length > 0;
   }
 
+  /** Gives each lane its records of the batch, once for all of them. */
+  #sort(batch: BatchIndex, ring: RingReader, serial: number): void {
+    this.#sorted = serial;
+    for (const lane of this.#touched) lane.records.length = 0;
+    this.#touched.length = 0;
+    for (let i = 0; i < batch.tasks; i++) {
+      for (const lane of this.#index.find(ring.words, ring.wordMask, batch.taskAt[i])) {
+        if (lane.records.length === 0) this.#touched.push(lane);
+        lane.records.push(i);
+      }
+    }
+  }
+
   #encode(lane: TaskLane, batch: BatchIndex, ring: RingReader, serial: number): void {
     lane.serial = serial;
     this.#encoded.push(lane);
     const rows = this.#rows;
     let chunk: TaskChunk | null = null;
-    for (let i = 0; i < batch.tasks; i++) {
+    for (const i of lane.records) {
       const at = batch.taskAt[i];
-      if (!lane.filter.wants(ring.words, ring.wordMask, at)) continue;
       const from = rows.length;
       encodeTaskRecord(rows, ring.words, ring.wordMask, at, this.#trailers);
       if (chunk === null || rows.length - chunk.from > CHUNK_PAYLOAD_BYTES_MAX) {

@@ -15,10 +15,10 @@ export function taskKey({ contextSwitches, pids }: TaskSpec): string {
 }
 
 /** Of the kernel's own mappings. */
-const KERNEL_PID = 0xffff_ffff;
+export const KERNEL_PID = 0xffff_ffff;
 
 /** Where in a record, from its header, are the pids that it is about: words; none for what concerns everybody. */
-const PIDS_AT: ReadonlyMap<number, readonly number[]> = new Map([
+export const PIDS_AT: ReadonlyMap<number, readonly number[]> = new Map([
   [RECORD.MMAP, [2]],
   [RECORD.MMAP2, [2]],
   [RECORD.COMM, [2]],

@@ -28,11 +28,14 @@ const NEWEST_FIRST = ["lost", "weightStruct", "hwIndex"] as const;
 
 export class CarriedFields {
   readonly #shape: EventShape;
+  readonly #branches: number;
   /** How many of NEWEST_FIRST are done without. */
   #dropped = 0;
 
-  constructor(shape: EventShape) {
+  /** `branches` are BRANCH_SAMPLE bits; 0: any. */
+  constructor(shape: EventShape, branches = 0) {
     this.#shape = shape;
+    this.#branches = branches === 0 ? BRANCH_SAMPLE.ANY : branches;
   }
 
   #uses(feature: (typeof NEWEST_FIRST)[number]): boolean {
@@ -59,7 +62,7 @@ export class CarriedFields {
       sampleType: BASE_SAMPLE_TYPE | (weight ? (sampleType & ~SAMPLE.WEIGHT) | SAMPLE.WEIGHT_STRUCT : sampleType),
       readFormat: FORMAT.TOTAL_TIME_ENABLED | FORMAT.TOTAL_TIME_RUNNING | (this.countsLost ? FORMAT.LOST : 0),
       branchSampleType: has(SAMPLE.BRANCH_STACK)
-        ? BRANCH_SAMPLE.ANY |
+        ? this.#branches |
           (this.#uses("hwIndex") ? BRANCH_SAMPLE.HW_INDEX : 0) |
           (branchCounters ? BRANCH_SAMPLE.COUNTERS : 0)
         : 0,
@@ -85,10 +88,17 @@ export function checkShape({ name, type }: ResolvedEvent, { sampleType }: EventS
 /** Why the kernel refused the shape, where that is known; else null: it may have refused the event. */
 export function explainShapeFailure(
   error: unknown,
-  { name }: ResolvedEvent,
+  { name, branchSampleType = 0 }: ResolvedEvent,
   { sampleType, branchCounters }: EventShape,
 ): PmuError | null {
   if (!(error instanceof Errno) || (sampleType & SAMPLE.BRANCH_STACK) === 0) return null;
+  if (branchSampleType !== 0 && (error.code === "EOPNOTSUPP" || error.code === "EINVAL")) {
+    return new PmuError(
+      "SHAPE_UNSUPPORTED",
+      `branch_sample_type: 0x${branchSampleType.toString(16)}: this machine's PMU does not record these branches for ${name} (${error.code}): ask for fewer kinds, or leave it out for any.`,
+      { cause: error },
+    );
+  }
   if (error.code === "EOPNOTSUPP" || (error.code === "EINVAL" && branchCounters)) {
     const field = branchCounters ? "BRANCH_COUNTERS" : "BRANCH_STACK";
     return new PmuError(

@@ -102,6 +102,20 @@ describe("openPerfEvent", () => {
     assert.deepEqual([branches, regs, stack], [0n, 0n, 0]);
   });
 
+  it("asks for the branches that are wanted, and says where the machine does not record them", () => {
+    const { kernel, open } = setUp();
+    const shape = { ...SHAPE, sampleType: SAMPLE.BRANCH_STACK };
+    const calls = { ...event(HZ_1000), branchSampleType: 0x11 };
+    const [format] = open(calls, shape).formats;
+    assert.equal(format.branchSampleType, 0x20011);
+    assert.ok(kernel.openEvents.every(({ attr }) => attr.branchSampleType === 0x20011n));
+    kernel.refuse = (call) => (call === "open" ? "EOPNOTSUPP" : null);
+    assert.throws(() => open(calls, shape), {
+      code: "SHAPE_UNSUPPORTED",
+      message: /^branch_sample_type: 0x11: this machine's PMU .* cycles \(EOPNOTSUPP\): ask for fewer/,
+    });
+  });
+
   it("does without the index of branches and the parts of the weight where the kernel is older", () => {
     const { kernel, open } = setUp();
     kernel.refuse = (call, { attr }) =>

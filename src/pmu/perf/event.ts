@@ -99,10 +99,8 @@ class OpenPerfEvent implements OpenEvent {
     this.#rings = rings;
     this.#event = event;
     this.#shape = shape;
-    this.#carried = new CarriedFields({
-      ...shape,
-      sampleType: shape.sampleType | (event.sampleRead ? SAMPLE.READ : 0),
-    });
+    const sampleType = shape.sampleType | (event.sampleRead ? SAMPLE.READ : 0);
+    this.#carried = new CarriedFields({ ...shape, sampleType }, event.branchSampleType);
     this.#reading = new BigUint64Array(GROUP_HEAD_WORDS + (1 + event.members.length) * GROUP_VALUE_WORDS);
   }
 

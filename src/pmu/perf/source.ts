@@ -111,7 +111,12 @@ class PerfSource implements Source {
     const text = request.event === "" ? this.defaultEvent : request.event;
     const events = resolveEventSpec(text, this.#host);
     const rate = requestedRate(request);
-    return events.map((event) => this.#resolved(this.#asPrecise(event), rate));
+    const { branchSampleType = 0 } = request;
+    return events.map((event) => {
+      const resolved = this.#resolved(this.#asPrecise(event), rate);
+      if (branchSampleType === 0 || resolved.hasAux) return resolved;
+      return { ...resolved, branchSampleType, key: `${resolved.key}/branches=${branchSampleType.toString(16)}` };
+    });
   }
 
   #resolved(event: ParsedEvent, requested: Rate | null): ResolvedEvent {

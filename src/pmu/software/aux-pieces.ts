@@ -1,7 +1,8 @@
 /** Finds what a recording holds of AUX areas, and makes rings to play it into. */
 
 import { RECORD, SAMPLE } from "../abi.js";
-import { mapAnonymous, unmap } from "../ffi.js";
+import { PmuError } from "../errors.js";
+import { Errno, mapAnonymous, unmap } from "../ffi.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { AuxTrace } from "../perf-data/aux-trace.js";
 import type { Recording } from "../perf-data/recording.js";
@@ -18,8 +19,8 @@ export const REPLAY_AUX_BYTES = 4 * 1024 * 1024;
 /** perf gives each CPU or thread one. Each costs an address range and a file descriptor, whatever little it holds. */
 const AREAS_MAX = 1024;
 
-/** `index` is the recording's. The rings are the caller's to close. Throws Errno, and RecordingError for too many areas. */
-export function openRecordedAux({ auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
+/** `index` is the recording's. The rings are the caller's to close. Throws PmuError RESOURCE, and RecordingError for too many areas. */
+export function openRecordedAux({ file, auxTraces, attrs, image }: Recording, index: RecordIndex): RecordedAux {
   const pieces = auxPieces(auxTraces);
   const areas = pieces.reduce((count, { area }) => Math.max(count, area + 1), 0);
   if (areas > AREAS_MAX) throw image.error(0, `holds traces of ${areas} AUX areas, above the limit of ${AREAS_MAX}`);
@@ -28,7 +29,16 @@ export function openRecordedAux({ auxTraces, attrs, image }: Recording, index: R
   const attr = index.attr[record] as number;
   const { sampleType, sampleIdAll } = attrs[attr] as RecordedAttr;
   const hasTid = sampleIdAll && (sampleType & SAMPLE.TID) !== 0;
-  return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  try {
+    return { attr, pieces, hasTid, rings: openAuxRings(pieces, index.cpus) };
+  } catch (error) {
+    if (!(error instanceof Errno)) throw error;
+    throw new PmuError(
+      "RESOURCE",
+      `recording ${file}: no room for its ${areas} AUX areas, of ${REPLAY_AUX_BYTES / 2 ** 20} MiB and a file descriptor each (${error.message}): raise RLIMIT_NOFILE (LimitNOFILE=), vm.max_map_count or the memory there is, or record fewer threads`,
+      { cause: error },
+    );
+  }
 }
 
 /** Areas are numbered as they come; one that holds nothing is none. */

@@ -1,43 +1,28 @@
 /** The source that plays a perf.data recording: its records as they were in the kernel's rings, at their own pace. */
 import { hrtime } from "node:process";
-import { BRANCH_SAMPLE, COUNT_SW, SAMPLE, sampleTypeNames, TYPE } from "../abi.js";
 import { PmuError } from "../errors.js";
-import {
-  modifierSuffix,
-  nearestName,
-  type ParsedEvent,
-  parseEventSpec,
-  requestedRate,
-  splitModifiers,
-} from "../event-spec.js";
-import { genericEventByConfig } from "../generic-events.js";
 import type { RecordedAttr } from "../perf-data/attr.js";
 import type { Damage } from "../perf-data/image.js";
 import { type Recording, readRecording } from "../perf-data/recording.js";
-import {
-  type AuxRingDescriptor,
-  type EventCatalog,
-  type EventReading,
-  type EventRequest,
-  type EventShape,
-  type OpenEvent,
-  type OpenTasks,
-  PLAIN_ATTR,
-  type RecordFormat,
-  type ResolvedEvent,
-  type RingDescriptor,
-  type Source,
-  type TaskSnapshot,
-  UNGROUPED,
+import type {
+  EventCatalog,
+  EventRequest,
+  EventShape,
+  OpenEvent,
+  OpenTasks,
+  ResolvedEvent,
+  RingDescriptor,
+  Source,
+  TaskSnapshot,
 } from "../source.js";
 import { isSwitch, isTaskRecord } from "../task-record.js";
 import { type Records, runsOf } from "../task-runs.js";
 import { closeAuxRings, openRecordedAux } from "./aux-pieces.js";
-import type { RecordedAux } from "./aux-player.js";
-import { EnabledTime } from "./enabled-time.js";
-import { allocateCounts, type ProducerCount, readCount } from "./producer-counts.js";
+import { OpenReplayEvent } from "./open-replay-event.js";
+import { allocateCounts, readCount } from "./producer-counts.js";
 import { ProducerThread } from "./producer-thread.js";
-import { indexRecords, type RecordIndex } from "./record-index.js";
+import { indexRecords } from "./record-index.js";
+import { checkRecordedShape, formatOf, RecordedEvents } from "./recorded-events.js";
 import type { ReplayCommand, ReplayEnded, ReplayProducerData } from "./replay-producer.js";
 import { closeSoftwareRings, openSoftwareRings } from "./ring-memory.js";
 
@@ -66,24 +51,15 @@ export function openReplaySource(options: ReplaySourceOptions): Source {
       `recording ${options.file}: a record of ${index.recordBytesMax} bytes does not fit into a ring of ${options.ringBytes}: give larger rings`,
     );
   }
+  const aux = openRecordedAux(recording, index);
   const rings = openSoftwareRings(index.cpus, options.ringBytes);
   const attrs = recording.attrs.length;
   const counts = allocateCounts(attrs);
   const { speed = 1, loop = false } = options;
   const position = new Int32Array(new SharedArrayBuffer(4));
   const { bytes } = recording.image;
-  const aux = openAuxOrClose(recording, index, rings);
   const data: ReplayProducerData = { rings, bytes, index, attrs, speed, loop, counts, position, aux };
   return new ReplaySource(recording, data, options.now ?? hrtime.bigint);
-}
-
-function openAuxOrClose(recording: Recording, index: RecordIndex, rings: readonly RingDescriptor[]): RecordedAux {
-  try {
-    return openRecordedAux(recording, index);
-  } catch (error) {
-    closeSoftwareRings(rings);
-    throw error;
-  }
 }
 
 /** clockid_t */
@@ -110,6 +86,7 @@ class ReplaySource implements Source {
   readonly warnings: readonly string[];
   readonly #recording: Recording;
   readonly #data: ReplayProducerData;
+  readonly #events: RecordedEvents;
   readonly #nowNs: () => bigint;
   readonly #thread: Thread;
   readonly #listeners: (() => void)[] = [];
@@ -122,9 +99,10 @@ class ReplaySource implements Source {
   constructor(recording: Recording, data: ReplayProducerData, nowNs: () => bigint) {
     this.#recording = recording;
     this.#data = data;
+    this.#events = new RecordedEvents(recording, data);
     this.#nowNs = nowNs;
     this.rings = data.rings;
-    const first = recording.attrs.find((attr) => !isDummy(attr)) ?? (recording.attrs[0] as RecordedAttr);
+    const first = this.#events.first;
     this.clock = clockName(first);
     this.defaultEvent = first.name;
     const ringKib = (data.rings[0] as RingDescriptor).dataBytes / 1024;
@@ -137,21 +115,7 @@ class ReplaySource implements Source {
   }
 
   listEvents(): EventCatalog {
-    const events = this.#recording.attrs.map((attr) => {
-      const generic = genericEventByConfig(attr.type, attr.config);
-      const pace = attr.isFrequency ? `at ${attr.samplePeriod} Hz` : `every ${attr.samplePeriod} events`;
-      return {
-        name: attr.name,
-        aliases: [],
-        type: attr.type,
-        config: attr.config,
-        description: `${generic?.description ?? "An event of the recording"} (recorded ${pace})`,
-        group: generic?.group ?? "recording",
-        canSample: true,
-        reason: "",
-      };
-    });
-    return { events, pmus: [] };
+    return this.#events.list();
   }
 
   whyNotTogether(): null {
@@ -159,64 +123,13 @@ class ReplaySource implements Source {
   }
 
   resolve(request: EventRequest): readonly ResolvedEvent[] {
-    const indexes = this.#findAttrs(request.event === "" ? this.defaultEvent : request.event);
-    return indexes.map((index) => this.#resolved(index, request));
-  }
-
-  #resolved(index: number, request: EventRequest): ResolvedEvent {
-    const attr = this.#recording.attrs[index] as RecordedAttr;
-    const { name, type, config, config1, config2, config3, bpType } = attr;
-    const { excludeUser, excludeKernel, excludeHv, preciseIp } = attr;
-    return {
-      ...PLAIN_ATTR,
-      ...UNGROUPED,
-      ...{ name, type, config, config1, config2, config3, bpType, excludeUser, excludeKernel, excludeHv, preciseIp },
-      format: this.#tracepointFormat(attr),
-      key: `${index}/${name}`,
-      rate: requestedRate(request) ?? { kind: "all" },
-      periodUnit: isClock(attr) ? "ns" : "events",
-      hasAux: index === this.#data.aux.attr,
-    };
-  }
-
-  #tracepointFormat({ type, config }: RecordedAttr): string {
-    if (type !== TYPE.TRACEPOINT) return "";
-    const { TRACING_DATA } = this.#recording.features;
-    return TRACING_DATA?.tracepoints.find(({ id }) => BigInt(id) === config)?.text ?? "";
-  }
-
-  /** By name as recorded, which several may share; else by base name or by type and config, if the modifiers ask for no less than was recorded. */
-  #findAttrs(text: string): readonly number[] {
-    const { attrs } = this.#recording;
-    const exact = attrs.flatMap(({ name }, index) => (name === text ? [index] : []));
-    if (exact.length > 0) return exact;
-    const { base, modifiers } = splitModifiers(text);
-    const generic = parsedOrNull(text);
-    const related = attrs.flatMap((attr, index) => {
-      const sameName = splitModifiers(attr.name).base === base;
-      const sameEvent = generic !== null && generic.type === attr.type && generic.config === attr.config;
-      return sameName || sameEvent ? [index] : [];
-    });
-    const suits = related.find(
-      (index) => modifiers === null || (generic !== null && sameLevels(generic, attrs[index] as RecordedAttr)),
-    );
-    if (suits !== undefined) return [suits];
-    const names = attrs.map(({ name }) => name);
-    const holds = `the recording holds ${names.join(", ")}`;
-    if (related.length > 0) {
-      const why =
-        "was recorded with other modifiers: leave them out, and use filter.exclude_user or filter.exclude_kernel";
-      throw new PmuError("EVENT_UNKNOWN", `event ${JSON.stringify(text)} ${why}; ${holds}`);
-    }
-    const nearest = nearestName(text, names);
-    const hint = nearest === null ? "" : `did you mean ${JSON.stringify(nearest)}? `;
-    throw new PmuError("EVENT_UNKNOWN", `event ${JSON.stringify(text)} was not recorded: ${hint}${holds}`);
+    return this.#events.resolve(request);
   }
 
   open(event: ResolvedEvent, shape: EventShape): OpenEvent {
     const index = Number.parseInt(event.key, 10);
     const attr = this.#recording.attrs[index] as RecordedAttr;
-    this.#checkShape(attr, shape);
+    checkRecordedShape(attr, shape);
     const format = formatOf(attr);
     const { counts } = this.#data;
     return new OpenReplayEvent(format, event.hasAux ? this.#data.aux.rings : [], this.#nowNs, {
@@ -235,33 +148,6 @@ class ReplaySource implements Source {
         if (this.#enabled === 0) this.#abandon();
       },
     });
-  }
-
-  #checkShape(attr: RecordedAttr, shape: EventShape): void {
-    const { name, branchSampleType } = attr;
-    const isStruct = (attr.sampleType & SAMPLE.WEIGHT_STRUCT) !== 0;
-    const sampleType = attr.sampleType | (isStruct ? SAMPLE.WEIGHT : 0);
-    if ((shape.sampleType & ~sampleType & SAMPLE.CALLCHAIN) !== 0) {
-      throw new PmuError(
-        "SHAPE_UNSUPPORTED",
-        `fields[]: ${name} was recorded without callchains: leave out CALLCHAIN, or record with -g`,
-      );
-    }
-    if ((shape.sampleType & ~sampleType & SAMPLE.CGROUP) !== 0) {
-      throw new PmuError(
-        "SHAPE_UNSUPPORTED",
-        `filter.cgroups: ${name} was recorded without cgroups: leave it and CGROUP out, or record with --all-cgroups`,
-      );
-    }
-    const missing = sampleTypeNames(shape.sampleType & ~sampleType);
-    if (shape.branchCounters && (Number(branchSampleType) & BRANCH_SAMPLE.COUNTERS) === 0)
-      missing.push("BRANCH_COUNTERS");
-    if (missing.length > 0) {
-      throw new PmuError(
-        "SHAPE_UNSUPPORTED",
-        `fields[]: ${name} was recorded without ${missing.join(", ")}: leave it out, or record with it`,
-      );
-    }
   }
 
   /** The producer writes them whatever event is enabled: they tell of tasks, not of the event that was opened to get them. */
@@ -320,22 +206,6 @@ function describeDamage({ offset, message }: Damage): string {
   return `the recording is damaged at byte ${offset}: ${message}`;
 }
 
-function formatOf(attr: RecordedAttr): RecordFormat {
-  return {
-    // Samples that name no event are all of one, whatever ids the file lists for it.
-    ids: (attr.sampleType & (SAMPLE.ID | SAMPLE.IDENTIFIER)) === 0 ? [] : attr.ids,
-    sampleType: attr.sampleType,
-    sampleIdAll: attr.sampleIdAll,
-    // perf, too, takes the attr's where the records have none.
-    fixedPeriod: (attr.sampleType & SAMPLE.PERIOD) === 0 ? attr.samplePeriod : 0,
-    readFormat: attr.readFormat,
-    branchSampleType: Number(attr.branchSampleType),
-    sampleRegsUser: attr.sampleRegsUser,
-    sampleRegsIntr: attr.sampleRegsIntr,
-    sampleStackUser: attr.sampleStackUser,
-  };
-}
-
 /** The recording's task records before record `end`; switches are of the moment. */
 function* taskRecords({ bytes, index }: ReplayProducerData, end: number): Records {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -343,104 +213,5 @@ function* taskRecords({ bytes, index }: ReplayProducerData, end: number): Record
     const at = index.offset[record];
     const type = view.getUint32(at, true);
     yield isTaskRecord(type) && !isSwitch(type) ? bytes.subarray(at, at + view.getUint16(at + 6, true)) : null;
-  }
-}
-
-function isDummy({ type, config }: RecordedAttr): boolean {
-  return type === TYPE.SOFTWARE && config === BigInt(COUNT_SW.DUMMY);
-}
-
-function isClock({ type, config }: RecordedAttr): boolean {
-  return type === TYPE.SOFTWARE && (config === BigInt(COUNT_SW.CPU_CLOCK) || config === BigInt(COUNT_SW.TASK_CLOCK));
-}
-
-function parsedOrNull(text: string): ParsedEvent | null {
-  try {
-    return parseEventSpec(text);
-  } catch (error) {
-    if (error instanceof PmuError) return null;
-    throw error;
-  }
-}
-
-type Levels = Pick<RecordedAttr, "excludeUser" | "excludeKernel" | "excludeHv">;
-
-function sameLevels(asked: Levels, recorded: Levels): boolean {
-  const levels = ({ excludeUser, excludeKernel, excludeHv }: Levels): string =>
-    modifierSuffix({ excludeUser, excludeKernel, excludeHv });
-  return levels(asked) === levels(recorded);
-}
-
-interface ReplayControl {
-  /** Of all that was ever played of the recorded event, whoever had it open. */
-  readonly count: () => ProducerCount;
-  readonly enable: () => void;
-  readonly disable: () => void;
-  readonly close: () => void;
-}
-
-class OpenReplayEvent implements OpenEvent {
-  readonly formats: readonly RecordFormat[];
-  readonly auxRings: readonly AuxRingDescriptor[];
-  readonly #time: EnabledTime;
-  readonly #control: ReplayControl;
-  /** What was counted while this one was enabled, up to the last disable; and where it stood at the last enable. */
-  #counted: ProducerCount = { produced: 0, lost: 0 };
-  #countedFrom: ProducerCount = { produced: 0, lost: 0 };
-  #closed = false;
-
-  constructor(
-    format: RecordFormat,
-    auxRings: readonly AuxRingDescriptor[],
-    nowNs: () => bigint,
-    control: ReplayControl,
-  ) {
-    this.auxRings = auxRings;
-    this.formats = [format];
-    this.#time = new EnabledTime(nowNs);
-    this.#control = control;
-  }
-
-  /** The recording's rate is its own; slower handlers are thinned behind the ring. */
-  setRate(): boolean {
-    return true;
-  }
-
-  enable(): void {
-    if (this.#closed || this.#time.running) return;
-    this.#time.start();
-    this.#countedFrom = this.#control.count();
-    this.#control.enable();
-  }
-
-  /** As with the kernel's, no sample is written once this has returned. */
-  disable(): void {
-    if (!this.#time.running) return;
-    this.#control.disable();
-    this.#counted = this.#count();
-    this.#time.stop();
-  }
-
-  #count(): ProducerCount {
-    const { produced, lost } = this.#counted;
-    if (!this.#time.running) return this.#counted;
-    const now = this.#control.count();
-    return {
-      produced: produced + now.produced - this.#countedFrom.produced,
-      lost: lost + now.lost - this.#countedFrom.lost,
-    };
-  }
-
-  /** `lost` is what the recording's own LOST records said while this was enabled; the replay itself loses nothing. */
-  read(): EventReading {
-    const timeNs = this.#time.readNs();
-    return { ...this.#count(), timeEnabledNs: timeNs, timeRunningNs: timeNs };
-  }
-
-  close(): void {
-    if (this.#closed) return;
-    this.disable();
-    this.#closed = true;
-    this.#control.close();
   }
 }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { CPUMODE, RECORD, SAMPLE } from "../abi.js";
-import { BatchIndex, FormatTable } from "../record.js";
+import { FormatTable } from "../format-table.js";
+import { BatchIndex } from "../record.js";
 import { RingReader } from "../ring.js";
 import { RingWriter } from "./ring-writer.js";
 import { SyntheticEvent, type SyntheticEventOptions, syntheticSampleType } from "./synthetic-event.js";
