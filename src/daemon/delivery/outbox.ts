@@ -236,6 +236,13 @@ export class OutboxWriter {
     return true;
   }
 
+  /** The area is no more: another may be given its address. */
+  forgetAux(event: number, area: number): void {
+    const { doubles } = this.#region;
+    const book = this.#region.book(event);
+    if (doubles[book + BOOK.AUX_AREA] === area) doubles[book + BOOK.AUX_UNTIL] = 0;
+  }
+
   addTasksLost(refusal: Refusal, records: number): void {
     this.#region.doubles[TASKS_LOST_DOUBLE + refusal] += records;
   }
