@@ -32,6 +32,8 @@ test("events, several with commas as perf takes them", () => {
     "mem:0/1",
     "mem:0/8:w",
     "cpu/a,b/",
+    "cpu/name='A:orig=cycles,desc=x/',event=2/",
+    "cpu/name='a,event=2/u",
     "sched:sched_switch",
   ];
   assert.deepEqual(collectEvents(several.join(",")), several);

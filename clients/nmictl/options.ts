@@ -88,7 +88,10 @@ export function collectEvents(text: string, earlier: readonly string[] = []): re
   let isBreakpoint = startsBreakpoint(text, 0);
   for (let index = 0; index < text.length; index++) {
     const letter = text[index];
-    if (letter === "/") inTerms = !inTerms && !isBreakpoint;
+    if (inTerms && letter === "'" && text[index - 1] === "=") {
+      // A quoted value, name='a,b', where it ends.
+      index = Math.max(index, text.indexOf("'", index + 1));
+    } else if (letter === "/") inTerms = !inTerms && !isBreakpoint;
     else if (inTerms) continue;
     else if (letter === "{" || letter === "}") inGroup = letter === "{";
     if (letter !== "," && letter !== "{") continue;

@@ -166,6 +166,8 @@ export interface OpenOnCpus {
    * it is open on the others as before.
    */
   open(cpu: number): readonly RecordFormat[];
+  /** Of an event that writes into AUX areas: those of the CPU, where it is open there. */
+  auxRings?(cpu: number): readonly AuxRingDescriptor[];
   enable(cpu: number): void;
   /** Disables it on one CPU; the formats are of the records that its ring may still hold. */
   disable(cpu: number): readonly RecordFormat[];
@@ -177,7 +179,7 @@ export interface OpenOnCpus {
 export interface OpenEvent {
   /** As of now, where CPUs come and go. */
   readonly formats: readonly RecordFormat[];
-  /** Of an event that writes into AUX areas. */
+  /** Of an event that writes into AUX areas; as of now, where CPUs come and go. */
   readonly auxRings?: readonly AuxRingDescriptor[];
   /** Absent where the source's CPUs do not change. */
   readonly onCpus?: OpenOnCpus;

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawnSync } from "node:child_process";
 import fs from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { BOUNDED } from "../support/bound.js";
@@ -55,6 +56,56 @@ test("a recording that is replayed and recorded again prints the same samples", 
   assert.ok(printed.length > 0);
   assert.equal(printed, script(original));
 });
+
+test("as many events as a pattern means are recorded, and recorded again from a replay", BOUNDED, async (t) => {
+  if (!hasCommand("perf")) return t.skip(NO_PERF);
+  const live = await startLiveDaemon(t);
+  if (live === null) return;
+  const record = (address: string, ...args: string[]) =>
+    spawnSync(process.execPath, [NMICTL, "--address", address, "record", ...args], { encoding: "utf8" });
+  const original = path.join(live.runtimeDir, "perf.data");
+  const { status, stderr } = record(live.address, "-e", "sched:*", "-o", original, "--", "true");
+  if (/tracefs/.test(stderr)) return t.skip(stderr);
+  assert.equal(status, 0, stderr);
+  const lines = (file: string, ...args: string[]) =>
+    execFileSync("perf", [...args, "-i", file], { encoding: "utf8", stdio: "pipe" })
+      .trim()
+      .split("\n");
+  const names = lines(original, "evlist").filter((name) => name.startsWith("sched:"));
+  assert.ok(names.length > 16, names.join());
+  const replay = await startDaemon(t, { args: ["--source", `replay:${original}`] });
+  const again = path.join(replay.runtimeDir, "perf.data");
+  const run = record(replay.address, "-a", "-o", again);
+  assert.equal(run.status, 0, run.stderr);
+  const printed = (file: string) => lines(file, "script", "-F", "pid,tid,cpu,time,event").sort();
+  assert.deepEqual(printed(again), printed(original));
+});
+
+test(
+  "samples of an event that was recorded without times come back without, beside others that have them",
+  BOUNDED,
+  async (t) => {
+    if (!hasCommand("perf")) return t.skip(NO_PERF);
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-record-"));
+    t.after(() => fs.rmSync(folder, { recursive: true }));
+    const original = path.join(folder, "perf.data");
+    const events = ["-e", "page-faults,software/config=2,time=0/", "-c", "1"];
+    const recorded = spawnSync("perf", ["record", "-q", ...events, "-o", original, "true"], { encoding: "utf8" });
+    if (recorded.status !== 0) return t.skip(`perf cannot record here: ${recorded.stderr}`);
+    const replay = await startDaemon(t, { args: ["--source", `replay:${original},speed=max`] });
+    const again = path.join(replay.runtimeDir, "perf.data");
+    const args = ["--address", replay.address, "record", "-a", "-o", again];
+    const run = spawnSync(process.execPath, [NMICTL, ...args], { encoding: "utf8" });
+    assert.equal(run.status, 0, run.stderr);
+    const printed = (file: string) =>
+      execFileSync("perf", ["script", "-F", "tid,time,event,ip", "-i", file], { encoding: "utf8" })
+        .trim()
+        .split("\n")
+        .sort();
+    assert.ok(printed(original).some((line) => line.includes("18446744073.709551")));
+    assert.deepEqual(printed(again), printed(original));
+  },
+);
 
 test("options are refused, or recorded as perf reads them", BOUNDED, async (t) => {
   if (!hasCommand("perf")) return t.skip(NO_PERF);

@@ -33,4 +33,8 @@ test("CPUs and users are the daemon's to filter, and a replay is recorded sample
   assert.deepEqual(registerRequest({ ...PLAIN, cpu: [1], uid: [5] }, false).filter, { cpus: [1], uids: [5] });
   const rate = (replay: boolean) => registerRequest(PLAIN, replay).events?.[0].frequencyHz;
   assert.deepEqual([rate(false), rate(true)], [4000, undefined]);
+  const event = ["cpu-clock/period=1000/", "cycles/name=x,freq=9/", "cpu-clock/name=freq/"];
+  const rates = (options: RecordOptions) => registerRequest(options, false).events?.map((one) => one.frequencyHz);
+  assert.deepEqual(rates({ ...PLAIN, event }), [undefined, undefined, 4000]);
+  assert.deepEqual(rates({ ...PLAIN, event, frequency: 99 }), [99, 99, 99], "the daemon says that it is given twice");
 });

@@ -76,6 +76,9 @@ export function checkOptions(options: RecordOptions, command: readonly string[])
   }
 }
 
+/** A rate of the event's own, which stands for the default: `cpu-clock/period=1000000/`. */
+const RATE_TERM = /[/,](period|freq)=/;
+
 /** What is asked of the daemon. `replay`: every sample of the recording, whatever the rate, unless a rate is asked for. */
 export function registerRequest(options: RecordOptions, replay: boolean): RegisterRequest {
   const unrated = options.frequency === undefined && options.period === undefined && !replay;
@@ -83,7 +86,9 @@ export function registerRequest(options: RecordOptions, replay: boolean): Regist
     frequencyHz: unrated ? FREQUENCY_HZ : options.frequency,
     period: options.period,
   };
-  const events: readonly EventSpec[] = (options.event ?? [""]).map((event) => ({ event, ...rate }));
+  const events: readonly EventSpec[] = (options.event ?? [""]).map((event) =>
+    unrated && RATE_TERM.test(event) ? { event } : { event, ...rate },
+  );
   return {
     name: `nmictl-record-${process.pid}`,
     events,

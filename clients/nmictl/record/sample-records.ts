@@ -9,6 +9,7 @@ import {
   READ_FORMAT,
   RECORD,
   RECORD_BYTES_MAX,
+  SAMPLE,
 } from "./abi.js";
 import type { EventIds } from "./event-ids.js";
 import type { RecordBuffer } from "./record-buffer.js";
@@ -37,11 +38,17 @@ function readLayout(events: readonly ResolvedEvent[], index: number): ReadLayout
   return { first: 1 + times + 1, step: has(READ_FORMAT.LOST) ? 3 : 2, events: members };
 }
 
+/** An event that was recorded with time=0 has none, whatever others beside it have. Older daemons do not say. */
+function isTimed({ sampleType }: ResolvedEvent): boolean {
+  return sampleType === 0n || (sampleType & BigInt(SAMPLE.TIME)) !== 0n;
+}
+
 /** Encodes the batches of one event. */
 export class SampleEncoder {
   readonly #ids: EventIds;
   readonly #event: number;
   readonly #bits: number;
+  readonly #timed: boolean;
   readonly #hwIndex: boolean;
   readonly #counters: boolean;
   readonly #userChains: boolean;
@@ -55,6 +62,7 @@ export class SampleEncoder {
     this.#ids = ids;
     this.#event = event;
     this.#bits = bits;
+    this.#timed = isTimed(events[event]);
     this.#hwIndex = (events[event].branchSampleType & BRANCH.HW_INDEX) !== 0n;
     this.#counters = (events[event].branchSampleType & BRANCH.COUNTERS) !== 0n;
     this.#userChains = userChains;
@@ -155,10 +163,17 @@ export class SampleEncoder {
     this.#putOne(wide.ip, i);
     this.#putWord(at(batch.pid, i));
     this.#putWord(at(batch.tid, i));
-    this.#putOne(wide.time, i);
+    if (this.#timed) this.#putOne(wide.time, i);
+    else this.#putNoTime();
     if (this.#has("ADDR")) this.#putOne(wide.addr, i);
     this.#putNumber(cpu);
     this.#putOne(wide.period, i);
+  }
+
+  /** What perf takes a sample's time for that has none. */
+  #putNoTime(): void {
+    this.#putWord(0xffff_ffff);
+    this.#putWord(0xffff_ffff);
   }
 
   #putRead({ batch, wide, i, readAt }: SampleColumns): void {

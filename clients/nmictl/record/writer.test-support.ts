@@ -9,12 +9,12 @@ export const EVENTS = [
   resolvedEvent({
     ...{ name: "cpu-clock:u", type: 1, config: 0n, frequencyHz: 99, excludeKernel: true, preciseIp: 2 },
     ...{ sampleRegsUser: 0b101n, sampleRegsIntr: 0b1n, readFormat: 7n, branchSampleType: 1n << 17n },
-    ...{ sampleStackUser: 64, sampleType: 1n << 24n },
+    ...{ sampleStackUser: 64, sampleType: (1n << 24n) | (1n << 2n) },
   }),
   resolvedEvent({
     ...{ name: "mem:0x1000/4:w", type: 5, config1: 0x1000n, config2: 4n, bpType: 2, period: 3 },
     ...{ sampleRegsUser: 0b101n, sampleRegsIntr: 0b1n, readFormat: 7n, branchSampleType: 1n << 17n },
-    ...{ sampleStackUser: 64, sampleType: 1n << 14n, leaderIndex: 1 },
+    ...{ sampleStackUser: 64, sampleType: (1n << 14n) | (1n << 2n), leaderIndex: 1 },
   }),
 ];
 

@@ -114,6 +114,18 @@ describe("a sample", () => {
     }
   });
 
+  test("has all ones for its time where its event carries none", () => {
+    const time = (sampleType: bigint) => {
+      const out = new RecordBuffer();
+      const bits = (1 << 16) | (1 << 2);
+      const encoder = new SampleEncoder([resolvedEvent({ sampleType })], 0, bits, new EventIds([0]), true);
+      encoder.encode(sampleBatch({ time: BigUint64Array.of(7n) }), out);
+      return wordsOf(out.written)[4];
+    };
+    // PERF_SAMPLE_TIME among others, none of it, and a daemon that does not say.
+    assert.deepEqual([time((1n << 2n) | 1n), time(1n), time(0n)], [7n, 0xffff_ffff_ffff_ffffn, 7n]);
+  });
+
   test("what is empty has its count alone, and what no record can hold is left out", () => {
     const bits = (1 << 16) | (1 << 5) | (1 << 10) | (1 << 13);
     const encoder = new SampleEncoder([resolvedEvent()], 0, bits, new EventIds([0]), true);

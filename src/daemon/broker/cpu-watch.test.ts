@@ -4,6 +4,7 @@ import { describe, it } from "node:test";
 import { PAGE_BYTES, SAMPLE } from "../../pmu/abi.js";
 import { viewMemory } from "../../pmu/ffi.js";
 import { FakeKernel, isAnchor } from "../../pmu/perf/fake-kernel.test-support.js";
+import { addPt } from "../../pmu/perf/fake-pt.test-support.js";
 import { openPerfSource } from "../../pmu/perf/source.js";
 import { RingReader } from "../../pmu/ring.js";
 import { RingWriter } from "../../pmu/software/ring-writer.js";
@@ -63,6 +64,7 @@ class Host {
       if (control.kind === "remove formats") dispatcher.removeFormats(control.formats);
       else if (control.kind === "remove tasks") dispatcher.removeTaskFormats(control.formats);
     }
+    if ("rings" in control) this.log.push(`${control.kind} ${control.rings.map(({ cpu }) => cpu).join()}`);
     this.log.push("formats" in control ? `${control.kind} ${control.formats.flatMap(({ ids }) => ids).length}` : "");
   };
 
@@ -77,7 +79,7 @@ interface Line {
   readonly message: string;
 }
 
-async function setUp(): Promise<{
+async function setUp({ prepare = (_kernel: FakeKernel): void => {} } = {}): Promise<{
   kernel: FakeKernel;
   host: Host;
   armedEvents: ArmedEvents;
@@ -92,6 +94,7 @@ async function setUp(): Promise<{
 }> {
   const kernel = new FakeKernel();
   kernel.cpus = [0, 2];
+  prepare(kernel);
   kernel.reading = ({ cpu }) => [0n, 10n, 10n, BigInt(cpu)];
   const source = openPerfSource({ ringBytes: RING_BYTES, kernel });
   const host = new Host();
@@ -265,6 +268,30 @@ describe("CpuWatch", () => {
     await look();
     assert.deepEqual(host.takeLog(), ["add ring 2 to 0", "add tasks 1"]);
     assert.ok(kernel.openEvents.length === 2 && kernel.openEvents.every(({ enabled }) => enabled));
+  });
+
+  it("gives the AUX area of a CPU back that has gone, and tells of another when it has come", async () => {
+    const { kernel, host, arm, look } = await setUp({ prepare: addPt });
+    const { armed } = await arm("intel_pt//", 0);
+    host.takeLog();
+    kernel.goOffline(2);
+    await look();
+    assert.deepEqual(host.takeLog(), ["remove aux 2", "remove ring 2", "remove formats 1"]);
+    assert.deepEqual(
+      armed.open.auxRings?.map(({ cpu }) => cpu),
+      [0],
+    );
+    assert.equal(kernel.mappings.size, 3, "a ring, and an AUX event's two");
+    kernel.comeOnline(2);
+    await look();
+    assert.deepEqual(host.takeLog(), ["add ring 2 to 0", "add formats 1", "add aux 2"]);
+    assert.deepEqual(
+      kernel.openEvents.map(({ cpu, enabled, aux }) => [cpu, enabled, aux !== null]),
+      [
+        [0, true, true],
+        [2, true, true],
+      ],
+    );
   });
 
   it("goes on without what it cannot have, says so once, and tries again when the CPU comes again", async () => {

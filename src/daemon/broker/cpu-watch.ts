@@ -105,6 +105,8 @@ export class CpuWatch {
     host.threads.forEach((thread, dispatcher) => {
       if (thread.cpus.includes(cpu)) this.#dispatcherOf.set(cpu, dispatcher);
     });
+    const auxRings = events.flatMap(({ onCpus }) => onCpus.auxRings?.(cpu) ?? []);
+    if (auxRings.length > 0) await host.tellAll({ kind: "remove aux", rings: auxRings });
     await host.removeRing(cpu);
     if (formats.length > 0) await host.tellAll({ kind: "remove formats", formats });
     if (taskFormats.length > 0) await host.tellAll({ kind: "remove tasks", formats: taskFormats });
@@ -127,6 +129,8 @@ export class CpuWatch {
       const formats = this.#openOn(cpu, armed.event.name, onCpus);
       if (formats.length === 0) continue;
       await host.tellAll({ kind: "add formats", event: armed.index, formats });
+      const rings = onCpus.auxRings?.(cpu) ?? [];
+      if (rings.length > 0) await host.tellAll({ kind: "add aux", event: armed.index, rings });
       if (armed.enabled) opened.push(onCpus);
     }
     if (tasks?.onCpus !== undefined) {

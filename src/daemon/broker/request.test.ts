@@ -149,7 +149,7 @@ describe("checkRegister", () => {
     );
     assertRefused(
       { events: ["cycles", "instructions", "cpu-clock", "task-clock"].map((name) => event(name)) },
-      /^events: 4 given: at most 3/,
+      /^events: 4 given: at most 3 a handler; raise limits.events_per_handler_max, to 63 at most/,
     );
   });
 

@@ -4,7 +4,7 @@ import { PmuError } from "../../pmu/errors.js";
 import type { EventRequest, ResolvedEvent, Source } from "../../pmu/source.js";
 import type { DaemonLimits } from "../config/config.js";
 import type { Overflow } from "../delivery/delivery-options.js";
-import { REGION_BYTES_MIN } from "../delivery/outbox.js";
+import { EVENTS_PER_HANDLER_MAX, REGION_BYTES_MIN } from "../delivery/outbox.js";
 import type { FilterSpec } from "../dispatch/filter.js";
 import { BrokerError } from "./errors.js";
 import { checkAux, checkBranches, checkFields, type SampleFields } from "./fields.js";
@@ -123,7 +123,7 @@ function checkEvents(
   // No event at all asks for the default one.
   const wanted = specs.length === 0 ? [{ event: "", frequency_hz: 0, period: 0 }] : specs;
   if (wanted.length > limits.eventsPerHandlerMax) {
-    throw invalid(`events: ${wanted.length} given: at most ${limits.eventsPerHandlerMax} a handler; register several.`);
+    throw invalid(`events: ${wanted.length} given: ${eventsLimit(limits)}`);
   }
   const found = wanted.map(({ event, frequency_hz, period }, i) => {
     const request: EventRequest = { event, frequencyHz: frequency_hz, period, branchSampleType };
@@ -136,9 +136,7 @@ function checkEvents(
   });
   const count = found.flat().reduce((sum, { members }) => sum + 1 + members.length, 0);
   if (count > limits.eventsPerHandlerMax) {
-    throw invalid(
-      `events: they mean ${count} events: at most ${limits.eventsPerHandlerMax} a handler; register several.`,
-    );
+    throw invalid(`events: they mean ${count} events: ${eventsLimit(limits)}`);
   }
   const seen = new Set<string>();
   for (const [i, events] of found.entries()) {
@@ -156,6 +154,14 @@ function checkEvents(
     events: found.flat(),
     requestIndexes: found.flatMap((events, i) => events.map(() => i)),
   };
+}
+
+function eventsLimit({ eventsPerHandlerMax }: DaemonLimits): string {
+  const raise =
+    eventsPerHandlerMax < EVENTS_PER_HANDLER_MAX
+      ? `raise limits.events_per_handler_max, to ${EVENTS_PER_HANDLER_MAX} at most, or register several handlers`
+      : "no more can be armed at once, give fewer";
+  return `at most ${eventsPerHandlerMax} a handler; ${raise}.`;
 }
 
 /** gRPC's word for what the source refuses. */

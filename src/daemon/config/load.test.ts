@@ -43,7 +43,7 @@ describe("defaults", () => {
         deregisterTimeoutDefaultMs: 5_000,
         messageMaxBytes: 1_048_576,
         filterEntriesMax: 1024,
-        eventsPerHandlerMax: 16,
+        eventsPerHandlerMax: 63,
       },
       connectionLimits: {
         connectionsMax: 4096,

@@ -10,7 +10,10 @@
  * An entry that refers to a segment takes one unit, one that tells of a loss LOSS_UNITS. Positions count units modulo
  * 2^32. The bound is on the bytes of the segments referred to, as if nobody else used them.
  */
-export const EVENTS_PER_HANDLER_MAX = 16;
+import { EVENTS_ARMED_MAX } from "../../pmu/record.js";
+
+/** All that can be armed: `sched:*` alone means more than twenty. A recording's events are recorded again by one handler. */
+export const EVENTS_PER_HANDLER_MAX = EVENTS_ARMED_MAX;
 
 /**
  * LOSS is part of the handler's books; GAP is event-wide and is not. CHUNK refers to samples, TASKS to task records
@@ -231,6 +234,13 @@ export class OutboxWriter {
     doubles[book + BOOK.AUX_AREA] = area;
     doubles[book + BOOK.AUX_UNTIL] = until;
     return true;
+  }
+
+  /** The area is no more: another may be given its address. */
+  forgetAux(event: number, area: number): void {
+    const { doubles } = this.#region;
+    const book = this.#region.book(event);
+    if (doubles[book + BOOK.AUX_AREA] === area) doubles[book + BOOK.AUX_UNTIL] = 0;
   }
 
   addTasksLost(refusal: Refusal, records: number): void {

@@ -245,6 +245,23 @@ describe("AUX data", () => {
     assert.ok(joined([...before, ...pieces(handler)]).equals(sent));
   });
 
+  it("of an area that is given the address of one that is no more are no repetition of that one's", (t) => {
+    const fixture = setUp(t);
+    const handler = fixture.add({ events: [{ armed: PT }], aux: true });
+    const rings = fixture.event.auxRings as AuxRingDescriptor[];
+    for (const seed of [1, 2]) {
+      fixture.pt.trace(traced(100, seed));
+      fixture.drainAll();
+      assert.deepEqual(
+        pieces(handler).map(({ offset, data }) => [offset, data]),
+        [[0, traced(100, seed)]],
+      );
+      fixture.dispatcher.removeAux(rings);
+      fixture.pt.aux.skipTo(0);
+      fixture.dispatcher.addAux(PT, rings);
+    }
+  });
+
   it("of CPUs that another dispatcher has are left to it", (t) => {
     const fixture = setUp(t);
     const [ring] = fixture.event.auxRings as AuxRingDescriptor[];

@@ -103,6 +103,9 @@ export class AuxDispatch implements DispatchTarget {
   }
 
   remove({ address }: AuxRingDescriptor): void {
+    for (const port of this.#parts.ports) {
+      for (let e = 0; port !== null && e < port.spec.events.length; e++) port.writer.forgetAux(e, Number(address));
+    }
     this.#rings = this.#rings.filter(({ descriptor }) => descriptor.address !== address);
   }
 

@@ -1,6 +1,16 @@
 /** Groups: `{cycles,instructions}:S`. */
 import { needsCounter, type ParsedEvent } from "./parsed-event.js";
-import { complaint, cut, type Piece, quote, SEVERAL_EVENTS, syntaxError, trimmed } from "./piece.js";
+import {
+  complaint,
+  cut,
+  endOfQuoted,
+  indexUnquoted,
+  type Piece,
+  quote,
+  SEVERAL_EVENTS,
+  syntaxError,
+  trimmed,
+} from "./piece.js";
 
 export interface GroupSyntax {
   readonly whole: Piece;
@@ -15,7 +25,7 @@ const NAME = /^[A-Za-z0-9_]*$/;
 export function splitGroup(piece: Piece): GroupSyntax | null {
   const open = piece.text.indexOf("{");
   if (open < 0 || !NAME.test(piece.text.slice(0, open).trimEnd().replace(/:$/, ""))) return null;
-  const close = piece.text.indexOf("}", open);
+  const close = indexUnquoted(piece.text, "}", open);
   if (close < 0) throw syntaxError(piece, "a brace must close the group: {a,b}", piece.text.length);
   const behind = cut(piece, close + 1);
   if (trimmed(behind).text.startsWith(",")) throw syntaxError(trimmed(behind), SEVERAL_EVENTS);
@@ -40,7 +50,7 @@ function splitMembers(piece: Piece): Piece[] {
     from = to + 1;
   };
   let isBreakpoint = startsBreakpoint(piece.text, from);
-  for (let index = 0; index < piece.text.length; index++) {
+  for (let index = 0; index < piece.text.length; index = endOfQuoted(piece.text, index) + 1) {
     const letter = piece.text[index];
     // A breakpoint has one slash, before its length.
     if (letter === "/" && !isBreakpoint) inTerms = !inTerms;

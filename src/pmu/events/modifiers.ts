@@ -34,6 +34,8 @@ export const NO_MODIFIERS: Modifiers = {
 };
 
 const PRECISE_IP_MAX = 3;
+/** `cycles:u:k` */
+export const ONE_COLON = "modifiers follow one colon, with none between them: cycles:uk";
 const TAKEN = "u, k, h, p, P, G, H, I, D and S";
 
 /** Those that perf takes and a shared daemon cannot, with what to do instead. */
@@ -64,6 +66,7 @@ export function parseModifiers(pieces: readonly Piece[]): Modifiers {
       }
       const why = REFUSED[letter];
       if (why !== undefined) throw syntaxError(piece, `modifier ${quote(letter)} is not offered: ${why}`, index);
+      if (letter === ":") throw syntaxError(piece, ONE_COLON, index);
       if (letter === ",") throw syntaxError(piece, SEVERAL_EVENTS, index);
       if (!"ukhPGHIDS".includes(letter)) {
         throw syntaxError(piece, `unknown modifier ${quote(letter)}: use ${TAKEN}`, index);

@@ -99,6 +99,8 @@ const SPECS = [
     "btb-read-ops",
     "l1-i-prefetch",
   ],
+  ...["cpu-clock/period=1000000/", "cpu-clock//u", "cycles//u", "cycles/period=100000,config2/", "cycles/config=1/"],
+  ...["software/config=3/u", "cpu-clock/config=1/", "1:1", "1:0:u", "0x1:0x2", "r1/period=3/", "L1-dcache-loads//u"],
   ...["r1a", "r1a:kp", "rffffffffffffffff", "r0:u"],
   ...[
     "mem:0x7f001000",

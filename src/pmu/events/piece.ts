@@ -24,6 +24,19 @@ export function trimmed(piece: Piece): Piece {
   return cut(piece, from, from + piece.text.trim().length);
 }
 
+/** Where the quoted value that begins at `at`, `name='a,b'`, ends; `at` where none begins. */
+export function endOfQuoted(text: string, at: number): number {
+  if (text[at] !== "'" || text[at - 1] !== "=") return at;
+  const end = text.indexOf("'", at + 1);
+  return end < 0 ? at : end;
+}
+
+/** The first `letter` from `from` on that is in no quoted value; -1 where there is none. */
+export function indexUnquoted(text: string, letter: string, from: number): number {
+  for (let at = from; at < text.length; at = endOfQuoted(text, at) + 1) if (text[at] === letter) return at;
+  return -1;
+}
+
 /** Columns are counted from 1. */
 export function complaint(code: PmuErrorCode, { spec, at }: Piece, message: string, offset = 0): PmuError {
   return new PmuError(code, `event ${quote(spec)}, column ${at + offset + 1}: ${message}`);

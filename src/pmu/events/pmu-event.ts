@@ -4,7 +4,15 @@ import { genericEventByName, genericEventNames } from "../generic-events.js";
 import { applyFormat, type ConfigWords, formatMax } from "./format.js";
 import { complaint, type Piece, quote, suggestion, syntaxError, wholeOf } from "./piece.js";
 import type { Pmu } from "./pmu-directory.js";
-import { GENERAL_NAMES, isGeneralTerm, numberOf, readGeneralTerms, splitTerms, type Term } from "./terms.js";
+import {
+  GENERAL_NAMES,
+  isGeneralTerm,
+  numberOf,
+  readGeneralTerms,
+  refuseTwice,
+  splitTerms,
+  type Term,
+} from "./terms.js";
 
 export interface PmuEvent {
   readonly type: number;
@@ -58,14 +66,6 @@ export function resolvePmuEvent(pmu: Pmu, piece: Piece, isHybrid: boolean): PmuE
   for (const term of own) if (!named.includes(term)) applyTerm(pmu, term, config);
   const { name: alias, period, frequencyHz } = general;
   return { type, config, alias, period, frequencyHz };
-}
-
-function refuseTwice(terms: readonly Term[]): void {
-  const seen = new Set<string>();
-  for (const { name } of terms) {
-    if (seen.has(name.text)) throw syntaxError(name, `term ${quote(name.text)} is given twice`);
-    seen.add(name.text);
-  }
 }
 
 function applyTerm(pmu: Pmu, term: Term, config: ConfigWords): void {

@@ -2,9 +2,10 @@ import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { TYPE } from "../abi.js";
 import { PmuError, type PmuErrorCode } from "../errors.js";
+import { recordedFileTree } from "./file-tree.js";
 import { hostOf, MACHINES, type MachineName } from "./machines.test-support.js";
 import type { ParsedEvent } from "./parsed-event.js";
-import { type PfmEncoder, resolveEventSpec } from "./resolve.js";
+import { openEventHost, type PfmEncoder, parseEventSpec, resolveEventSpec } from "./resolve.js";
 
 function resolve(machine: MachineName, spec: string): readonly ParsedEvent[] {
   return resolveEventSpec(spec, hostOf(machine));
@@ -111,6 +112,67 @@ describe("events of a PMU", () => {
   });
 });
 
+describe("general terms of events that name no PMU", () => {
+  const cases: [MachineName, string, ...unknown[][]][] = [
+    ["vm", "cpu-clock/period=1000000/", ["cpu-clock/period=1000000/", TYPE.SOFTWARE, "0x0"]],
+    ["vm", "cpu-clock/name=foo/", ["foo", TYPE.SOFTWARE, "0x0"]],
+    ["vm", "cpu-clock//u", ["cpu-clock:u", TYPE.SOFTWARE, "0x0"]],
+    ["vm", "cycles//u", ["cycles:u", TYPE.HARDWARE, "0x0"]],
+    ["vm", "cpu-cycles/config1=3,config2/k", ["cycles/config1=3,config2/k", TYPE.HARDWARE, "0x0", "0x3"]],
+    ["vm", "cpu-clock/config=1/", ["cpu-clock/config=1/", TYPE.SOFTWARE, "0x1"]],
+    ["vm", "r1a8/period=7/", ["r1a8/period=7/", TYPE.RAW, "0x1a8"]],
+    ["vm", "L1-dcache-loads/freq=9/", ["L1-dcache-loads/freq=9/", TYPE.HW_CACHE, "0x0"]],
+    ["vm", "software/config=3/u", ["software/config=3/u", TYPE.SOFTWARE, "0x3"]],
+    ["intel-server", "software/config=3/", ["software/config=3/", TYPE.SOFTWARE, "0x3"]],
+    ["vm", "1:1", ["task-clock", TYPE.SOFTWARE, "0x1"]],
+    ["vm", "0x1:0x63:u", ["1:99:u", TYPE.SOFTWARE, "0x63"]],
+    ["vm", "4:0x1a8", ["r1a8", TYPE.RAW, "0x1a8"]],
+    [
+      "intel-hybrid",
+      "cycles/period=7/u",
+      ["cpu_atom/cycles,period=7/u", TYPE.HARDWARE, "0xa00000000"],
+      ["cpu_core/cycles,period=7/u", TYPE.HARDWARE, "0x400000000"],
+    ],
+  ];
+  for (const [machine, spec, ...expected] of cases) {
+    it(`${machine}: ${spec}`, () => {
+      const events = resolve(machine, spec);
+      assert.deepEqual(events.map(words), expected);
+      for (const event of events) {
+        if (event.name === "foo") continue;
+        assert.deepEqual(resolve(machine, event.name), [event], "its name means the same");
+      }
+    });
+  }
+
+  it("are its rate and more words of config, and what a clock's period counts stays so", () => {
+    const [clock] = resolve("vm", "cpu-clock/period=1000000/");
+    assert.deepEqual([clock.period, clock.frequencyHz, clock.periodUnit], [1_000_000, null, "ns"]);
+    const [cycles] = resolve("vm", "cycles/freq=50,config2/");
+    assert.deepEqual([cycles.period, cycles.frequencyHz, cycles.periodUnit, cycles.config2], [null, 50, "events", 1n]);
+    assert.equal(resolve("vm", "cpu-clock/config=2/")[0].periodUnit, "events");
+  });
+
+  it("are no rate for sources that take it beside the event", () => {
+    assert.throws(() => parseEventSpec("cpu-clock/period=1/"), /takes no rate among an event's terms/);
+    assert.equal(parseEventSpec("cpu-clock/name=x/").name, "x");
+  });
+});
+
+describe("quoted names", () => {
+  it("may hold what else separates terms, members and events", () => {
+    const [event] = resolve("intel-server", "cpu/name='A:orig=cycles,desc=x',event=2/");
+    assert.deepEqual(words(event), ["A:orig=cycles,desc=x", 4, "0x2"]);
+    const [leader] = resolve("intel-server", "{cpu-clock/name='a/}',period=9/,cpu/name='b,/c',event=2/u}");
+    assert.deepEqual([leader.name, leader.period], ["a/}", 9]);
+    assert.deepEqual(leader.members.map(words), [["b,/c", 4, "0x2"]]);
+  });
+
+  it("are none where no second quote follows", () => {
+    assert.equal(resolve("intel-server", "cpu/name='a,event=2/")[0].name, "'a");
+  });
+});
+
 describe("plain names on a CPU of two core types", () => {
   const both = (spec: string) => resolve("intel-hybrid", spec).map((event) => [...words(event), event.cpus]);
   it("are an event on each, told apart by the upper half of config", () => {
@@ -207,6 +269,22 @@ describe("tracepoints", () => {
     );
   });
 
+  it("are passed over by a pattern where they cannot be sampled", () => {
+    const ids: Record<string, string> = { function: "1", print: "5" };
+    const files = (event: string) => ({ format: "", ...(event in ids ? { id: ids[event] } : {}) });
+    const tree = (...events: string[]) => ({
+      sys: {
+        kernel: { tracing: { events: { ftrace: Object.fromEntries(events.map((name) => [name, files(name)])) } } },
+      },
+    });
+    const host = (...events: string[]) => openEventHost(recordedFileTree(tree(...events)));
+    const names = (spec: string) => resolveEventSpec(spec, host("bprint", "function", "print")).map(({ name }) => name);
+    assert.deepEqual(names("ftrace:*"), ["ftrace:print"]);
+    assert.deepEqual(names("*:*n*"), ["ftrace:print"]);
+    assert.deepEqual(names("ftrace:function"), ["ftrace:function"]);
+    assert.throws(() => resolveEventSpec("ftrace:*", host("bprint")), /the id of ftrace:bprint cannot be read/);
+  });
+
   it("are refused with the name that is nearest, or what tracefs lacks", () => {
     refused("intel-server", "sched:sched_swich", "EVENT_UNKNOWN", 7, /did you mean "sched_switch"/);
     refused("intel-server", "shced:sched_switch", "EVENT_UNKNOWN", 1, /did you mean "sched:"/);
@@ -245,7 +323,27 @@ describe("what is refused, and where", () => {
     ["intel-server", "cpu/cycles,time=0/", "EVENT_SYNTAX", 12, /every sample carries its time/],
     ["intel-server", "cpi/event=1/", "EVENT_UNKNOWN", 1, /no PMU "cpi": did you mean "cpu"/],
     ["intel-server", "kprobe/x/", "EVENT_UNSUPPORTED", 8, /perf probe/],
-    ["intel-server", "software/config=1/", "EVENT_UNSUPPORTED", 10, /write a name such as cpu-clock/],
+    ["intel-server", "tracepoint/config=1/", "EVENT_UNSUPPORTED", 12, /write subsystem:event/],
+    [
+      "intel-server",
+      "software/cpu-clock/",
+      "EVENT_UNKNOWN",
+      10,
+      /software has no term "cpu-clock": .*its terms are config,/,
+    ],
+    ["vm", "cycles/event=1/", "EVENT_UNKNOWN", 8, /cycles has no term "event"/],
+    ["vm", "cpu-clock/perid=1/", "EVENT_UNKNOWN", 11, /did you mean "period"/],
+    ["vm", "cpu-clock/period=1,period=2/", "EVENT_SYNTAX", 20, /term "period" is given twice/],
+    ["vm", "cpu-clok/period=1/", "EVENT_UNKNOWN", 1, /no PMU "cpu-clok"/],
+    ["vm", "2:315", "EVENT_UNSUPPORTED", 1, /write subsystem:event/],
+    ["vm", "5:0", "EVENT_UNSUPPORTED", 1, /write mem:ADDRESS/],
+    ["vm", "7:1/config1=1/", "EVENT_UNSUPPORTED", 1, /type 7 is a PMU's: name it/],
+    ["vm", "1:18446744073709551616", "EVENT_SYNTAX", 1, /64 bits at most/],
+    ["vm", "cycles:u:k", "EVENT_SYNTAX", 9, /modifiers follow one colon/],
+    ["vm", "r1a8:u:k", "EVENT_SYNTAX", 7, /modifiers follow one colon/],
+    ["vm", "cycles//u:k", "EVENT_SYNTAX", 10, /modifiers follow one colon/],
+    ["vm", "r", "EVENT_SYNTAX", 1, /a raw event's config: r1a8/],
+    ["vm", "r12345678123456781", "EVENT_SYNTAX", 1, /1 to 16 hexadecimal digits/],
     ["intel-hybrid", "cpu/cycles/", "EVENT_UNKNOWN", 1, /this machine has breakpoint, cpu_atom, cpu_core/],
     ["vm", "duration_time", "EVENT_UNSUPPORTED", 1, /counted by perf stat itself/],
     ["vm", "cycles,instructions", "EVENT_SYNTAX", 7, /several events/],

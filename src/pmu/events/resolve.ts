@@ -2,16 +2,17 @@
  * Events in the syntax of `perf record -e`: text and a description of the machine in, values out. Reads nothing but the
  * files of that description.
  */
-import { COUNT_SW, TYPE } from "../abi.js";
-import { type GenericEvent, genericEventByName, genericEventNames } from "../generic-events.js";
+import { TYPE } from "../abi.js";
+import { genericEventByName, genericEventNames } from "../generic-events.js";
 import { parseBreakpoint } from "./breakpoint.js";
 import { type FileTree, NO_FILES } from "./file-tree.js";
 import { resolveGroup, splitGroup } from "./group.js";
-import { MODIFIER_LETTERS } from "./modifiers.js";
+import { MODIFIER_LETTERS, ONE_COLON } from "./modifiers.js";
 import { eventOf, type ModifierPieces, type ParsedEvent } from "./parsed-event.js";
 import {
   complaint,
   cut,
+  indexUnquoted,
   type Piece,
   quote,
   SEVERAL_EVENTS,
@@ -20,8 +21,9 @@ import {
   trimmed,
   wholeOf,
 } from "./piece.js";
+import { plainEvent, RAW, resolvePlain, SOFTWARE_PMU } from "./plain-event.js";
 import { matchingPmus, openPmuDirectory, type Pmu, type PmuDirectory } from "./pmu-directory.js";
-import { onPmu, resolvePmuEvent } from "./pmu-event.js";
+import { resolvePmuEvent } from "./pmu-event.js";
 import { findTracepoints, hasGlob, openTracefs, type Tracefs, whyNoTracepoints } from "./tracefs.js";
 
 /** What libpfm4 knows of an event by its own names, `INST_RETIRED:ANY_P`. */
@@ -70,6 +72,13 @@ export function parseEventSpec(text: string): SingleEvent {
       "this source knows no groups: use --source perf, or give one event",
     );
   }
+  if (event.period !== null || event.frequencyHz !== null) {
+    throw complaint(
+      "EVENT_UNSUPPORTED",
+      wholeOf(text),
+      "this source takes no rate among an event's terms: leave period and freq out, and give the rate beside the event",
+    );
+  }
   return { ...event, members: [], sampleRead: false };
 }
 
@@ -87,7 +96,7 @@ export function resolveEventSpec(text: string, host: EventHost): readonly [Parse
   return events as [ParsedEvent, ...ParsedEvent[]];
 }
 
-const RAW = /^r[0-9a-fA-F]{1,16}$/;
+const NOT_RAW = /^r([0-9a-fA-F]{17,})?$/;
 /** Events that perf counts by itself. */
 const TOOL_EVENTS = ["duration_time", "user_time", "system_time"];
 
@@ -101,9 +110,8 @@ function resolveEvent(piece: Piece, groupModifiers: Piece | null, host: EventHos
   const { base, modifiers } = splitPiece(piece);
   refuseMalformed(piece, base, modifiers);
   const letters = [modifiers, groupModifiers];
-  const generic = genericEventByName(base.text);
-  if (generic !== undefined) return resolveGeneric(generic, letters, host);
-  if (RAW.test(base.text)) return resolveRaw(BigInt(`0x${base.text.slice(1)}`), letters, host);
+  const plain = plainEvent(base);
+  if (plain !== null) return resolvePlain(plain, null, letters, host.pmus);
   if (TOOL_EVENTS.includes(base.text)) {
     throw complaint(
       "EVENT_UNSUPPORTED",
@@ -118,6 +126,17 @@ function refuseMalformed(piece: Piece, base: Piece, modifiers: Piece | null): vo
   if (base.text === "") throw syntaxError(base, "there is no event name");
   if (modifiers?.text === "") {
     throw syntaxError(modifiers, "a modifier must follow the colon: u, k, h, p, P, G, H, I, D or S");
+  }
+  const [first = "", ...more] = base.text.split(":");
+  const isOfLetters = more.length === 1 && more.every((letters) => MODIFIER_LETTERS.test(letters));
+  if (modifiers !== null && isOfLetters && (genericEventByName(first) !== undefined || RAW.test(first))) {
+    throw syntaxError(base, ONE_COLON, base.text.length);
+  }
+  if (NOT_RAW.test(base.text)) {
+    throw syntaxError(
+      base,
+      "r and 1 to 16 hexadecimal digits are a raw event's config: r1a8, and rNN… of no other length",
+    );
   }
   const comma = piece.text.indexOf(",");
   if (comma >= 0) {
@@ -147,36 +166,10 @@ function splitPiece(piece: Piece): { readonly base: Piece; readonly modifiers: P
   return isName ? { base: piece, modifiers: null } : { base, modifiers };
 }
 
-/** Events of the PMU's own, once for each type of core where there are several. */
-function resolveGeneric(
-  { name, type, config }: GenericEvent,
-  modifiers: ModifierPieces,
-  host: EventHost,
-): ParsedEvent[] {
-  if (type === TYPE.SOFTWARE) {
-    const isClock = config === BigInt(COUNT_SW.CPU_CLOCK) || config === BigInt(COUNT_SW.TASK_CLOCK);
-    return [eventOf({ type, config }, name, modifiers, { periodUnit: isClock ? "ns" : "events" })];
-  }
-  const { core } = host.pmus;
-  if (core.length < 2) return [eventOf({ type, config }, name, modifiers, { pmu: core[0]?.name ?? "" })];
-  return core.map((pmu) =>
-    eventOf({ type, config: onPmu(config, pmu) }, `${pmu.name}/${name}/`, modifiers, { cpus: pmu.cpus, pmu: pmu.name }),
-  );
-}
-
-function resolveRaw(config: bigint, modifiers: ModifierPieces, host: EventHost): ParsedEvent[] {
-  const name = `r${config.toString(16)}`;
-  const { core } = host.pmus;
-  if (core.length < 2) return [eventOf({ type: TYPE.RAW, config }, name, modifiers, { pmu: core[0]?.name ?? "" })];
-  return core.map((pmu) =>
-    eventOf({ type: pmu.type, config }, `${pmu.name}/${name}/`, modifiers, { cpus: pmu.cpus, pmu: pmu.name }),
-  );
-}
-
 /** `pmu/terms/modifiers`; a colon before the modifiers is taken, too. */
 function resolveNamedPmu(piece: Piece, groupModifiers: Piece | null, host: EventHost): ParsedEvent[] {
   const open = piece.text.indexOf("/");
-  const close = piece.text.indexOf("/", open + 1);
+  const close = indexUnquoted(piece.text, "/", open + 1);
   const [name, terms] = [cut(piece, 0, open), cut(piece, open + 1, close < 0 ? undefined : close)];
   if (name.text === "") throw syntaxError(name, "the name of a PMU must stand before the slash");
   if (close < 0) throw syntaxError(piece, "a second slash must close the terms: pmu/terms/", piece.text.length);
@@ -187,10 +180,15 @@ function resolveNamedPmu(piece: Piece, groupModifiers: Piece | null, host: Event
   }
   const pmus = matchingPmus(host.pmus, name.text);
   if (pmus.length === 0) {
+    const plain = name.text === SOFTWARE_PMU.name ? SOFTWARE_PMU : plainEvent(name);
+    if (plain !== null) return resolvePlain(plain, terms, [modifiers, groupModifiers], host.pmus);
     const hint = suggestion(name.text, host.pmus.names);
     const have =
       host.pmus.names.length === 0 ? "no PMUs are known here" : `this machine has ${host.pmus.names.join(", ")}`;
     throw complaint("EVENT_UNKNOWN", name, `no PMU ${quote(name.text)}: ${hint}${have}`);
+  }
+  if (name.text === SOFTWARE_PMU.name) {
+    return resolvePlain(SOFTWARE_PMU, terms, [modifiers, groupModifiers], host.pmus);
   }
   return pmus.map((pmu) => eventOnPmu(pmu, terms, [modifiers, groupModifiers], host));
 }
@@ -198,7 +196,7 @@ function resolveNamedPmu(piece: Piece, groupModifiers: Piece | null, host: Event
 /** PMUs whose events want more than numbers: linux/trace_events.h, create_local_trace_kprobe. */
 const PROBE_PMUS = ["kprobe", "uprobe"];
 /** PMUs that perf knows otherwise, by the types that the kernel has had since before they were listed. */
-const PLAIN_PMUS = ["breakpoint", "software", "tracepoint"];
+const PLAIN_PMUS = ["breakpoint", "tracepoint"];
 
 function eventOnPmu(pmu: Pmu, terms: Piece, modifiers: ModifierPieces, host: EventHost): ParsedEvent {
   if (PROBE_PMUS.includes(pmu.name)) {
@@ -209,7 +207,7 @@ function eventOnPmu(pmu: Pmu, terms: Piece, modifiers: ModifierPieces, host: Eve
     );
   }
   if (PLAIN_PMUS.includes(pmu.name)) {
-    const form = { breakpoint: "mem:ADDRESS", software: "a name such as cpu-clock", tracepoint: "subsystem:event" };
+    const form = { breakpoint: "mem:ADDRESS", tracepoint: "subsystem:event" };
     throw complaint(
       "EVENT_UNSUPPORTED",
       terms,

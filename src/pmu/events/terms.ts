@@ -1,5 +1,5 @@
 /** What stands between the slashes of `cpu/event=0x3c,umask=0x0,period=100003/`. */
-import { cut, type Piece, parseNumber, quote, syntaxError } from "./piece.js";
+import { cut, indexUnquoted, type Piece, parseNumber, quote, syntaxError } from "./piece.js";
 
 export interface Term {
   readonly name: Piece;
@@ -11,7 +11,7 @@ export function splitTerms(piece: Piece): readonly Term[] {
   if (piece.text === "") return [];
   const terms: Term[] = [];
   for (let from = 0; from <= piece.text.length; ) {
-    const comma = piece.text.indexOf(",", from);
+    const comma = indexUnquoted(piece.text, ",", from);
     const end = comma < 0 ? piece.text.length : comma;
     const term = cut(piece, from, end);
     if (term.text === "") throw syntaxError(term, "a term must stand before and after each comma");
@@ -26,6 +26,14 @@ export function splitTerms(piece: Piece): readonly Term[] {
     from = end + 1;
   }
   return terms;
+}
+
+export function refuseTwice(terms: readonly Term[]): void {
+  const seen = new Set<string>();
+  for (const { name } of terms) {
+    if (seen.has(name.text)) throw syntaxError(name, `term ${quote(name.text)} is given twice`);
+    seen.add(name.text);
+  }
 }
 
 const FIELDS = "ask for it by `fields` when registering";

@@ -1,4 +1,5 @@
 /** Tracepoints, as the events directory of tracefs shows them. */
+import { EVENTS_ARMED_MAX } from "../record.js";
 import type { FileTree } from "./file-tree.js";
 import { complaint, type Piece, quote, suggestion } from "./piece.js";
 
@@ -62,9 +63,12 @@ export function whyNoTracepoints({ state }: Tracefs): string | null {
 }
 
 /** One armed event each: a pattern must not use up all there can be by a slip. */
-const MATCHES_MAX = 64;
+const MATCHES_MAX = EVENTS_ARMED_MAX;
 
-/** `sched:sched_switch`, or several by `*` and `?`. Throws PmuError. */
+/** The kernel refuses samples of it beside those of user callchains, and perf for lack of permission. */
+const NEVER_BY_PATTERN = "ftrace:function";
+
+/** `sched:sched_switch`, or several by `*` and `?`, which pass over what no samples can be had of. Throws PmuError. */
 export function findTracepoints(tracefs: Tracefs, piece: Piece): readonly Tracepoint[] {
   const colon = piece.text.indexOf(":");
   const [subsystem, event] = [piece.text.slice(0, colon), piece.text.slice(colon + 1)];
@@ -81,12 +85,14 @@ export function findTracepoints(tracefs: Tracefs, piece: Piece): readonly Tracep
     const hint = suggestion(subsystem, tracefs.subsystems);
     throw complaint("EVENT_UNKNOWN", piece, `no tracepoints ${quote(`${subsystem}:*`)}: ${hint}see ListEvents`);
   }
-  const matches = subsystems.flatMap((name) =>
-    tracefs
-      .events(name)
-      .filter(globOf(event))
-      .map((found) => [name, found] as const),
-  );
+  const matches = subsystems
+    .flatMap((name) =>
+      tracefs
+        .events(name)
+        .filter(globOf(event))
+        .map((found) => [name, found] as const),
+    )
+    .filter((names) => !hasGlob(piece.text) || names.join(":") !== NEVER_BY_PATTERN);
   if (matches.length === 0) {
     const hint = suggestion(event, subsystems.flatMap(tracefs.events));
     throw complaint("EVENT_UNKNOWN", piece, `no tracepoint ${quote(piece.text)}: ${hint}see ListEvents`, colon + 1);
@@ -98,17 +104,19 @@ export function findTracepoints(tracefs: Tracefs, piece: Piece): readonly Tracep
       `${matches.length} tracepoints match ${quote(piece.text)}, ${MATCHES_MAX} are the most: name fewer`,
     );
   }
-  return matches.map(([system, name]) => {
+  const found = matches.flatMap(([system, name]) => {
     const id = tracefs.id(system, name);
-    if (id === null) {
-      throw complaint(
-        "PERMISSION",
-        piece,
-        `the id of ${system}:${name} cannot be read: run the daemon as root, or give it CAP_DAC_READ_SEARCH`,
-      );
-    }
-    return { name: `${system}:${name}`, id, format: tracefs.format(system, name) };
+    return id === null ? [] : [{ name: `${system}:${name}`, id, format: tracefs.format(system, name) }];
   });
+  if (found.length === 0) {
+    const first = (matches[0] as readonly string[]).join(":");
+    throw complaint(
+      "PERMISSION",
+      piece,
+      `the id of ${first} cannot be read: run the daemon as root, or give it CAP_DAC_READ_SEARCH`,
+    );
+  }
+  return found;
 }
 
 export function hasGlob(text: string): boolean {

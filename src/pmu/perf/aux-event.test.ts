@@ -58,11 +58,13 @@ describe("an event with AUX areas", () => {
   it("is enabled and disabled everywhere, and says what dispatchers may do", () => {
     const { kernel, open } = setUp();
     const event = open();
-    const [{ wanted }] = event.auxRings ?? [];
+    const wanted = () => event.auxRings?.map((ring) => ring.wanted[0]);
     event.enable();
-    assert.ok(kernel.openEvents.every(({ enabled }) => enabled) && wanted[0] !== 0);
+    assert.ok(kernel.openEvents.every(({ enabled }) => enabled));
+    assert.deepEqual(wanted(), [1, 1, 1]);
     event.disable();
-    assert.ok(kernel.openEvents.every(({ enabled }) => !enabled) && wanted[0] === 0);
+    assert.ok(kernel.openEvents.every(({ enabled }) => !enabled));
+    assert.deepEqual(wanted(), [0, 0, 0]);
     event.close();
   });
 
@@ -99,6 +101,66 @@ describe("an event with AUX areas", () => {
     event.close();
     kernel.refuse = (call) => (call === "open" ? "ENODEV" : null);
     assert.throws(open, /does not offer the event/);
+    assertNothingLeft(kernel);
+  });
+
+  it("keeps its other CPUs and its times when one goes, and has an area there when it comes", () => {
+    const { kernel, open } = setUp();
+    kernel.reading = ({ cpu }) => [0n, BigInt(100 + cpu), BigInt(50 + cpu)];
+    const event = open();
+    const { onCpus } = event;
+    assert.ok(onCpus !== undefined);
+    event.enable();
+    const before = event.read();
+    const [gone] = kernel.openEvents.filter(({ cpu }) => cpu === 2);
+    const rings = onCpus.auxRings?.(2) ?? [];
+    kernel.goOffline(2);
+    assert.deepEqual(
+      onCpus.disable(2).map(({ ids }) => ids),
+      [[gone.id]],
+    );
+    assert.deepEqual([gone.enabled, rings.map(({ cpu, wanted }) => [cpu, wanted[0]])], [false, [[2, 0]]]);
+    assert.ok(event.auxRings?.filter(({ cpu }) => cpu !== 2).every(({ wanted }) => wanted[0] === 1));
+    onCpus.close(2);
+    onCpus.close(2);
+    assert.deepEqual([onCpus.disable(2), onCpus.auxRings?.(2)], [[], []]);
+    assert.deepEqual(
+      event.auxRings?.map(({ cpu }) => cpu),
+      [0, 5],
+    );
+    assert.equal(kernel.mappings.size, 4);
+    assert.deepEqual(event.read(), before, "what it has run there stays");
+    assert.deepEqual(onCpus.open(2), [], "gone again");
+    kernel.comeOnline(2);
+    const [format] = onCpus.open(2);
+    const [again] = kernel.openEvents.filter(({ cpu }) => cpu === 2);
+    assert.deepEqual([format.ids, again.enabled], [[again.id], false]);
+    assert.deepEqual(
+      onCpus.auxRings?.(2).map(({ pollFd, auxBytes }) => [pollFd, auxBytes]),
+      [[again.fd, AUX_AREA_BYTES]],
+    );
+    assert.deepEqual(event.formats[0].ids.length, 3);
+    onCpus.enable(2);
+    assert.deepEqual([again.enabled, event.auxRings?.map(({ wanted }) => wanted[0])], [true, [1, 1, 1]]);
+    event.close();
+    assertNothingLeft(kernel);
+  });
+
+  it("is as before where a CPU that has come is refused, and is on no CPU that its PMU has not", () => {
+    const { kernel } = setUp();
+    const event = openAuxEvent(kernel, [0], { ...PT, cpus: "0-2" });
+    for (const call of ["open", "aux mmap"] as const) {
+      kernel.refuse = (refused) => (refused === call ? "ENOMEM" : null);
+      assert.throws(() => event.onCpus?.open(2), { code: "RESOURCE" });
+    }
+    kernel.refuse = () => null;
+    assert.deepEqual(event.onCpus?.open(5), []);
+    assert.deepEqual(
+      event.auxRings?.map(({ cpu }) => cpu),
+      [0],
+    );
+    assert.equal(kernel.mappings.size, 2);
+    event.close();
     assertNothingLeft(kernel);
   });
 

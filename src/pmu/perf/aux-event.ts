@@ -4,9 +4,10 @@
  * CPU's own ring it would tie that to one event (docs/decisions/aux-rings.md).
  */
 import { encodeAttr, FORMAT, IOC, MMAP_PAGE, PAGE_BYTES, SAMPLE } from "../abi.js";
+import { parseCpuList } from "../cpu-list.js";
 import { PmuError } from "../errors.js";
 import { Errno, viewMemory } from "../ffi.js";
-import type { AuxRingDescriptor, EventReading, OpenEvent, RecordFormat, ResolvedEvent } from "../source.js";
+import type { AuxRingDescriptor, EventReading, OpenEvent, OpenOnCpus, RecordFormat, ResolvedEvent } from "../source.js";
 import type { Kernel } from "./kernel.js";
 import { explainOpenFailure } from "./refusal.js";
 
@@ -28,60 +29,162 @@ export function isAuxPmu(pmu: string): boolean {
 
 /** Opens the event on every CPU, disabled. Throws PmuError; then nothing stays open. */
 export function openAuxEvent(kernel: Kernel, cpus: readonly number[], event: ResolvedEvent): OpenEvent {
-  const rings: AuxRingDescriptor[] = [];
-  const ids: bigint[] = [];
-  const wanted = new Int32Array(new SharedArrayBuffer(4));
-  let closed = false;
-  const close = (): void => {
-    if (closed) return;
-    closed = true;
-    for (const ring of rings) closeRing(kernel, ring);
-  };
+  const opened = new OpenAuxEvent(kernel, event);
   try {
     let offline: unknown = null;
     for (const cpu of cpus) {
       try {
-        const ring = openRing(kernel, cpu, event, wanted);
-        rings.push(ring);
-        const id = new BigUint64Array(1);
-        kernel.ioctlPointer(ring.pollFd, IOC.ID, id);
-        ids.push(id[0]);
+        opened.openOn(cpu);
       } catch (error) {
         // The CPU has gone offline since its ring was opened: the others serve.
-        if (!(error instanceof Errno && error.code === "ENODEV")) throw error;
+        if (!isOffline(error)) throw error;
         offline = error;
       }
     }
-    if (rings.length === 0 && offline !== null) throw offline;
+    if (opened.auxRings.length === 0 && offline !== null) throw offline;
   } catch (error) {
-    close();
+    opened.close();
     throw explainOpenFailure(error, `event ${event.name}`, kernel);
   }
-  const format: RecordFormat = { ids, sampleType: SAMPLE_TYPE, sampleIdAll: true, fixedPeriod: 0 };
-  return {
-    formats: [format],
-    auxRings: rings,
-    setRate: () => true,
-    enable(): void {
-      Atomics.store(wanted, 0, 1);
-      for (const { pollFd } of rings) kernel.ioctl(pollFd, IOC.ENABLE, 0);
-    },
-    disable(): void {
-      // A dispatcher that has looked before may enable it once more, until it is closed.
-      Atomics.store(wanted, 0, 0);
-      for (const { pollFd } of rings) kernel.ioctl(pollFd, IOC.DISABLE, 0);
-    },
-    read: () => readTimes(kernel, rings),
-    close,
-  };
+  return opened;
 }
 
-function openRing(
-  kernel: Kernel,
-  cpu: number,
-  event: ResolvedEvent,
-  wanted: Int32Array<SharedArrayBuffer>,
-): AuxRingDescriptor {
+function isOffline(error: unknown): boolean {
+  return error instanceof Errno && error.code === "ENODEV";
+}
+
+/** What is open on one CPU. */
+interface OnCpu {
+  readonly ring: AuxRingDescriptor;
+  readonly id: bigint;
+}
+
+class OpenAuxEvent implements OpenEvent {
+  readonly onCpus: OpenOnCpus = {
+    open: (cpu) => this.#openLate(cpu),
+    auxRings: (cpu) => this.#on(cpu).map(({ ring }) => ring),
+    enable: (cpu) => {
+      for (const { ring } of this.#on(cpu)) this.#enable(ring);
+    },
+    disable: (cpu) => {
+      for (const { ring } of this.#on(cpu)) this.#disable(ring);
+      return this.#formatsOf(this.#on(cpu));
+    },
+    close: (cpu) => this.#closeOn(cpu),
+  };
+  readonly #kernel: Kernel;
+  readonly #event: ResolvedEvent;
+  readonly #cpus = new Map<number, OnCpu>();
+  readonly #reading = new BigUint64Array(4);
+  /** Of the CPUs that it was closed on. */
+  readonly #before = { timeEnabledNs: 0, timeRunningNs: 0 };
+
+  constructor(kernel: Kernel, event: ResolvedEvent) {
+    this.#kernel = kernel;
+    this.#event = event;
+  }
+
+  get formats(): readonly RecordFormat[] {
+    return [this.#formatOf([...this.#cpus.values()])];
+  }
+
+  get auxRings(): readonly AuxRingDescriptor[] {
+    return [...this.#cpus.values()].map(({ ring }) => ring);
+  }
+
+  #on(cpu: number): readonly OnCpu[] {
+    const open = this.#cpus.get(cpu);
+    return open === undefined ? [] : [open];
+  }
+
+  #formatOf(open: readonly OnCpu[]): RecordFormat {
+    return { ids: open.map(({ id }) => id), sampleType: SAMPLE_TYPE, sampleIdAll: true, fixedPeriod: 0 };
+  }
+
+  #formatsOf(open: readonly OnCpu[]): readonly RecordFormat[] {
+    return open.length === 0 ? [] : [this.#formatOf(open)];
+  }
+
+  /** Throws Errno or PmuError; then it is not open there. */
+  openOn(cpu: number): void {
+    const ring = openRing(this.#kernel, cpu, this.#event);
+    const id = new BigUint64Array(1);
+    try {
+      this.#kernel.ioctlPointer(ring.pollFd, IOC.ID, id);
+    } catch (error) {
+      closeRing(this.#kernel, ring);
+      throw error;
+    }
+    this.#cpus.set(cpu, { ring, id: id[0] });
+  }
+
+  #openLate(cpu: number): readonly RecordFormat[] {
+    const { cpus, name } = this.#event;
+    if (cpus !== "" && !parseCpuList(cpus).includes(cpu)) return [];
+    try {
+      this.openOn(cpu);
+    } catch (error) {
+      // Gone again, which the next look sees.
+      if (isOffline(error)) return [];
+      throw explainOpenFailure(error, `event ${name}`, this.#kernel);
+    }
+    return this.#formatsOf(this.#on(cpu));
+  }
+
+  setRate(): boolean {
+    return true;
+  }
+
+  enable(): void {
+    for (const { ring } of this.#cpus.values()) this.#enable(ring);
+  }
+
+  disable(): void {
+    for (const { ring } of this.#cpus.values()) this.#disable(ring);
+  }
+
+  #enable({ wanted, pollFd }: AuxRingDescriptor): void {
+    Atomics.store(wanted, 0, 1);
+    this.#kernel.ioctl(pollFd, IOC.ENABLE, 0);
+  }
+
+  /** A dispatcher that has looked before may enable it once more, until it is closed. */
+  #disable({ wanted, pollFd }: AuxRingDescriptor): void {
+    Atomics.store(wanted, 0, 0);
+    this.#kernel.ioctl(pollFd, IOC.DISABLE, 0);
+  }
+
+  read(): EventReading {
+    const sum = { ...this.#before };
+    for (const { ring } of this.#cpus.values()) this.#addTimes(ring, sum);
+    // It has no samples to lose.
+    return { ...sum, lost: 0, produced: null };
+  }
+
+  #addTimes({ pollFd }: AuxRingDescriptor, sum: { timeEnabledNs: number; timeRunningNs: number }): void {
+    const words = this.#reading;
+    // { value, time_enabled, time_running }; 0 bytes from an event in error state.
+    if (this.#kernel.read(pollFd, words) === 0) return;
+    sum.timeEnabledNs += Number(words[1]);
+    sum.timeRunningNs += Number(words[2]);
+  }
+
+  #closeOn(cpu: number): void {
+    for (const { ring } of this.#on(cpu)) {
+      this.#addTimes(ring, this.#before);
+      this.#cpus.delete(cpu);
+      closeRing(this.#kernel, ring);
+    }
+  }
+
+  /** Idempotent. */
+  close(): void {
+    for (const { ring } of this.#cpus.values()) closeRing(this.#kernel, ring);
+    this.#cpus.clear();
+  }
+}
+
+function openRing(kernel: Kernel, cpu: number, event: ResolvedEvent): AuxRingDescriptor {
   const attr = encodeAttr({
     ...event,
     sampleType: SAMPLE_TYPE,
@@ -102,6 +205,7 @@ function openRing(
     control[MMAP_PAGE.AUX_OFFSET / 8] = BigInt(auxAt);
     control[MMAP_PAGE.AUX_SIZE / 8] = BigInt(AUX_AREA_BYTES);
     const auxAddress = kernel.mapShared(fd, AUX_AREA_BYTES, auxAt);
+    const wanted = new Int32Array(new SharedArrayBuffer(4));
     const data = { cpu, address, dataBytes: AUX_RING_BYTES, pollFd: fd, pollKind: "perf" } as const;
     return { ...data, auxAddress, auxBytes: AUX_AREA_BYTES, eventFd: fd, wanted };
   } catch (error) {
@@ -143,18 +247,4 @@ function closeRing(kernel: Kernel, { address, auxAddress, auxBytes, pollFd }: Au
   kernel.unmap(auxAddress, auxBytes);
   kernel.unmap(address, PAGE_BYTES + AUX_RING_BYTES);
   kernel.close(pollFd);
-}
-
-function readTimes(kernel: Kernel, rings: readonly AuxRingDescriptor[]): EventReading {
-  const reading = new BigUint64Array(4);
-  let timeEnabledNs = 0;
-  let timeRunningNs = 0;
-  for (const { pollFd } of rings) {
-    // { value, time_enabled, time_running }; 0 bytes from an event in error state.
-    if (kernel.read(pollFd, reading) === 0) continue;
-    timeEnabledNs += Number(reading[1]);
-    timeRunningNs += Number(reading[2]);
-  }
-  // It has no samples to lose.
-  return { lost: 0, produced: null, timeEnabledNs, timeRunningNs };
 }

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import { test } from "node:test";
 import { RECORD } from "../abi.js";
 import { PIPE_HEADER_BYTES, USER_RECORD } from "../perf-data/format.js";
 import { RecordingError } from "../perf-data/image.js";
 import { Bytes, record } from "../perf-data/record-bytes.test-support.js";
 import { parseRecording, type Recording } from "../perf-data/recording.js";
-import { closeAuxRings, openRecordedAux } from "./aux-pieces.js";
+import { closeAuxRings, openAuxRings, openRecordedAux } from "./aux-pieces.js";
 import { indexRecords } from "./record-index.js";
 
 /** A pipe with one event, a PERF_RECORD_AUX, and for each area a trace of so many bytes. */
@@ -45,4 +46,17 @@ test("a recording of more areas than any machine has is refused before memory is
     (error) =>
       error instanceof RecordingError && /traces of 1025 AUX areas, above the limit of 1024/.test(error.message),
   );
+});
+
+test("nothing stays open where one of several areas gets no memory", () => {
+  const piece = { tid: -1, offset: 0, start: 0, end: 8 };
+  const open = () => fs.readdirSync("/proc/self/fd").length;
+  const before = open();
+  const pieces = [0, 1].map((area) => ({ ...piece, area, cpu: area }));
+  assert.throws(() => openAuxRings(pieces, [0, 1], 2 ** 50), { code: "ENOMEM" });
+  assert.equal(open(), before);
+  const rings = openAuxRings(pieces, [0, 1]);
+  assert.ok(open() > before);
+  closeAuxRings(rings);
+  assert.equal(open(), before);
 });

@@ -64,16 +64,25 @@ export function openAuxRings(
   try {
     for (const { area, cpu } of pieces) {
       if (rings[area] !== undefined) continue;
-      const auxAddress = mapAnonymous(auxBytes);
-      const wanted = new Int32Array(new SharedArrayBuffer(4));
-      const ring = openSoftwareRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), RING_BYTES);
-      rings[area] = { ...ring, auxAddress, auxBytes, eventFd: null, wanted };
+      rings[area] = openAuxRing(cpus.includes(cpu) ? cpu : (cpus[0] as number), auxBytes);
     }
   } catch (error) {
     closeAuxRings(rings);
     throw error;
   }
   return rings;
+}
+
+function openAuxRing(cpu: number, auxBytes: number): AuxRingDescriptor {
+  const ring = openSoftwareRing(cpu, RING_BYTES);
+  try {
+    const auxAddress = mapAnonymous(auxBytes);
+    const wanted = new Int32Array(new SharedArrayBuffer(4));
+    return { ...ring, auxAddress, auxBytes, eventFd: null, wanted };
+  } catch (error) {
+    closeSoftwareRings([ring]);
+    throw error;
+  }
 }
 
 /** Once only, and when no thread looks at the memory any more. */

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { PAGE_BYTES, RECORD } from "../abi.js";
+import { AUX_FLAG, PAGE_BYTES, RECORD } from "../abi.js";
 import { AuxAreaReader, type AuxRun, readAuxRecord } from "../aux-area.js";
 import { RingReader } from "../ring.js";
 import type { AuxRingDescriptor } from "../source.js";
@@ -21,12 +21,13 @@ class Image {
   }
 
   /** A PERF_RECORD_AUX with a sample_id of TID. */
-  record(offset: number, bytes: number, tid: number): { readonly at: number; readonly size: number } {
+  record(offset: number, bytes: number, tid: number, flags = 0): { readonly at: number; readonly size: number } {
     const record = new DataView(new ArrayBuffer(40));
     record.setUint32(0, RECORD.AUX, true);
     record.setUint16(6, 40, true);
     record.setBigUint64(8, BigInt(offset), true);
     record.setBigUint64(16, BigInt(bytes), true);
+    record.setUint32(24, flags, true);
     record.setUint32(32, 7, true);
     record.setUint32(36, tid, true);
     return { at: this.#add(new Uint8Array(record.buffer)), size: 40 };
@@ -46,6 +47,8 @@ class Image {
 
 interface Played {
   readonly offset: number;
+  /** AUX_FLAG bits. */
+  readonly flags?: number;
   readonly tid: number;
   readonly timeNs: bigint;
   readonly data: readonly number[];
@@ -94,7 +97,8 @@ function openAreas(areas: number): {
         const data = new Uint8Array(run.bytes);
         area.copy(run.offset, run.bytes, data, 0);
         area.storeTail(run.offset + run.bytes);
-        played.push({ offset: run.offset, tid: word(9), timeNs: BigInt(word(10)), data: [...data] });
+        const flags = run.flagsLow === 0 ? {} : { flags: run.flagsLow };
+        played.push({ offset: run.offset, ...flags, tid: word(9), timeNs: BigInt(word(10)), data: [...data] });
       }
       return played;
     },
@@ -164,4 +168,69 @@ test("a record of nothing that the recording holds is passed over", () => {
   assert.deepEqual(take(0), []);
   assert.ok(played.play({ ...elsewhere, record: 3, cpu: 0 }));
   assert.deepEqual(take(0), [{ offset: 8, tid: 0, timeNs: 1n, data: [1, 2] }]);
+});
+
+test("a run of no bytes tells what it has to tell, also where the recording's bytes end", () => {
+  const image = new Image();
+  const piece = { area: 0, ...OF_CPU, offset: 0, ...image.data(1, 2) };
+  const run = (record: number, offset: number): AuxRecord => {
+    const place = image.record(offset, record === 0 ? 2 : 0, 70, record === 0 ? 0 : AUX_FLAG.TRUNCATED);
+    return { record, ...place, timeNs: 1n, cpu: 0 };
+  };
+  const records = [run(0, 0), run(1, 2), run(2, 3)];
+  const { player: played, take } = player(image, [piece]);
+  for (const record of records) assert.ok(played.play(record));
+  const told = { tid: 70, timeNs: 1n };
+  assert.deepEqual(take(0), [
+    { offset: 0, ...told, data: [1, 2] },
+    { offset: 2, flags: AUX_FLAG.TRUNCATED, ...told, data: [] },
+  ]);
+});
+
+test("a run is put together of the pieces that hold it, in any order, and tells where it is cut", () => {
+  const image = new Image();
+  const at = (offset: number, ...bytes: number[]) => ({ area: 0, ...OF_CPU, offset, ...image.data(...bytes) });
+  // The third is told twice in part, and of what is behind 9 nothing is held.
+  const pieces = [at(4, 5, 6), at(0, 1, 2, 3, 4), at(5, 6, 7), at(8, 9)];
+  const runs = [
+    [0, 5],
+    [5, 4],
+    [8, 3],
+  ] as const;
+  const records = runs.map(([offset, bytes], record): AuxRecord => {
+    return { record, ...image.record(offset, bytes, 70), timeNs: 1n, cpu: 0 };
+  });
+  const { player: played, take } = player(image, pieces);
+  const told = { tid: 70, timeNs: 1n };
+  assert.ok(played.play(records[0] as AuxRecord));
+  assert.deepEqual(take(0), [
+    { offset: 0, ...told, data: [1, 2, 3, 4] },
+    { offset: 4, ...told, data: [5] },
+  ]);
+  // Where a byte is missing the area has to be drained before it can go on.
+  assert.equal(played.play(records[1] as AuxRecord), false);
+  assert.deepEqual(take(0), [
+    { offset: 5, ...told, data: [6] },
+    { offset: 6, ...told, data: [7] },
+  ]);
+  assert.ok(played.play(records[1] as AuxRecord));
+  assert.deepEqual(take(0), [{ offset: 8, ...told, data: [9] }]);
+  assert.ok(played.play(records[2] as AuxRecord));
+  assert.deepEqual(take(0), [{ offset: 8, flags: AUX_FLAG.TRUNCATED, ...told, data: [9] }]);
+});
+
+test("the area of a CPU is found among many, however many pieces it has", () => {
+  const image = new Image();
+  const pieces = Array.from({ length: 300 }, (_, i) => {
+    const area = i % 3;
+    return { area, cpu: area, tid: -1, offset: Math.floor(i / 3), ...image.data(i % 256) };
+  });
+  const record: AuxRecord = { record: 0, ...image.record(90, 4, 70), timeNs: 1n, cpu: 2 };
+  const { player: played, take } = player(image, pieces);
+  assert.ok(played.play(record));
+  assert.deepEqual(
+    take(2).map(({ data }) => data),
+    [[272 % 256], [275 % 256], [278 % 256], [281 % 256]],
+  );
+  assert.deepEqual([take(0), take(1)], [[], []]);
 });

@@ -22,9 +22,7 @@ export interface AuxPiece {
 interface Area {
   readonly ring: RingWriter;
   readonly writer: AuxWriter;
-  readonly pieces: readonly AuxPiece[];
-  /** Position behind its last piece: where the next pass over the recording begins. */
-  readonly end: number;
+  readonly held: AuxBytes;
 }
 
 /** A PERF_RECORD_AUX whose turn has come. */
@@ -58,6 +56,8 @@ export class AuxPlayer {
   readonly #bytes: Uint8Array;
   readonly #hasTid: boolean;
   readonly #areas: readonly Area[];
+  readonly #ofCpu = new Map<number, readonly Area[]>();
+  readonly #ofThread = new Map<number, readonly Area[]>();
   readonly #run: AuxRun = { offset: 0, bytes: 0, flagsLow: 0, flagsHigh: 0 };
   #pass = 0;
   /** Record that is being played, and how many bytes of it are written. */
@@ -72,14 +72,20 @@ export class AuxPlayer {
   ) {
     this.#bytes = bytes;
     this.#hasTid = hasTid;
+    const byArea: AuxPiece[][] = rings.map(() => []);
+    for (const piece of pieces) byArea[piece.area]?.push(piece);
     this.#areas = rings.map(({ address, dataBytes, auxAddress, auxBytes, cpu, pollFd }, area) => {
       const memory = view(address, PAGE_BYTES + dataBytes);
       const ring = new RingWriter(memory, dataBytes, cpu, () => wake(pollFd));
       const writer = new AuxWriter(memory, view(auxAddress, auxBytes), ring);
-      const own = pieces.filter((piece) => piece.area === area);
-      const end = own.reduce((max, piece) => Math.max(max, piece.offset + piece.end - piece.start), 0);
-      return { ring, writer, pieces: own, end };
+      return { ring, writer, held: new AuxBytes(byArea[area] ?? []) };
     });
+    for (const [area, [piece]] of byArea.entries()) {
+      if (piece === undefined) continue;
+      const of = piece.cpu < 0 ? this.#ofThread : this.#ofCpu;
+      const owner = piece.cpu < 0 ? piece.tid : piece.cpu;
+      of.set(owner, [...(of.get(owner) ?? []), this.#areas[area] as Area]);
+    }
   }
 
   get hasAreas(): boolean {
@@ -107,23 +113,27 @@ export class AuxPlayer {
     // One that is too short tells of nothing.
     if (!readAuxRecord(words, 0xffff, 0, size, run)) return true;
     const [pid, tid] = this.#hasTid ? [words[PID_WORD] ?? 0, words[TID_WORD] ?? 0] : [0, 0];
-    const found = this.#find(run, cpu, tid);
-    if (found === null) return true;
+    const area = this.#find(run, cpu, tid);
+    if (area === null) return true;
     if (this.#record !== record) {
       this.#record = record;
       this.#written = 0;
     }
-    const bytes = Math.min(run.bytes, found.piece.end - found.start);
-    return this.#writeRun(found, bytes, { pid, tid, timeNs, cpu, id: 0n });
+    return this.#writeRun(area, { pid, tid, timeNs, cpu, id: 0n });
   }
 
-  #writeRun({ area, start }: Found, bytes: number, origin: AuxOrigin): boolean {
-    const { writer } = area;
-    const { offset, flagsLow, flagsHigh } = this.#run;
+  /** What the recording holds of the run; one of no bytes has something to tell as well. */
+  #writeRun({ writer, held }: Area, origin: AuxOrigin): boolean {
+    const { offset, bytes, flagsLow, flagsHigh } = this.#run;
     const flags = BigInt(flagsLow) | (BigInt(flagsHigh) << 32n);
-    const first = this.#pass * area.end + offset;
+    const behind = offset + bytes;
     do {
-      const position = first + this.#written;
+      const from = offset + this.#written;
+      const piece = held.behind(from);
+      const isEmpty = piece === null || piece.offset >= behind;
+      // Where a part is missing the area goes on behind it.
+      const at = isEmpty ? from : Math.max(from, piece.offset);
+      const position = this.#pass * held.end + at;
       // As the recording's own area went on, or as a second run of it begins anew.
       if (writer.head !== position) {
         if (!writer.isDrained()) return false;
@@ -131,39 +141,71 @@ export class AuxPlayer {
       }
       const room = writer.room();
       if (room === 0) return false;
-      const rest = bytes - this.#written;
-      const end = this.#written + Math.min(rest, room);
-      // Only the last piece tells what was lost behind the run.
-      const isLast = end === bytes;
+      const until = isEmpty ? at : Math.min(behind, piece.offset + piece.end - piece.start, at + room);
+      const next = until < behind ? held.behind(until) : null;
+      const isLast = next === null || next.offset >= behind;
+      // Only the last piece tells what was lost behind the run, or of it.
+      const lost = isLast && until < behind ? BigInt(AUX_FLAG.TRUNCATED) : 0n;
+      const start = isEmpty ? 0 : piece.start + (at - piece.offset);
       writer.write(
         this.#bytes,
-        start + this.#written,
-        start + end,
-        isLast ? flags : flags & ~BigInt(AUX_FLAG.TRUNCATED),
+        start,
+        start + (until - at),
+        isLast ? flags | lost : flags & ~BigInt(AUX_FLAG.TRUNCATED),
         origin,
       );
-      this.#written = end;
+      this.#written = isLast ? bytes : until - offset;
     } while (this.#written < bytes);
     return true;
   }
 
-  /** The piece that holds the beginning of the run, of the CPU's area or of the thread's. */
-  #find({ offset }: AuxRun, cpu: number, tid: number): Found | null {
-    const isOfOneThread = this.#areas.length === 1;
-    for (const area of this.#areas) {
-      for (const piece of area.pieces) {
-        const isOwn = piece.cpu < 0 ? isOfOneThread || piece.tid === tid : piece.cpu === cpu;
-        if (!isOwn || offset < piece.offset || offset >= piece.offset + (piece.end - piece.start)) continue;
-        return { area, piece, start: piece.start + (offset - piece.offset) };
-      }
-    }
-    return null;
+  /** The area of the CPU or of the thread that the run is in, of which the recording must hold something. */
+  #find({ offset, bytes }: AuxRun, cpu: number, tid: number): Area | null {
+    const [only] = this.#areas;
+    const isOfOneThread = this.#areas.length === 1 && this.#ofThread.size === 1;
+    const ofThread = isOfOneThread ? [only as Area] : (this.#ofThread.get(tid) ?? []);
+    const holds = ({ held }: Area): boolean => held.hasSomeOf(offset, bytes);
+    return this.#ofCpu.get(cpu)?.find(holds) ?? ofThread.find(holds) ?? null;
   }
 }
 
-interface Found {
-  readonly area: Area;
-  readonly piece: AuxPiece;
-  /** Where the run's first byte is in the recording. */
-  readonly start: number;
+/** What a recording holds of one area, in the order of the area. */
+class AuxBytes {
+  /** None begins before the one before it ends. */
+  readonly #pieces: readonly AuxPiece[];
+  /** Position behind the last piece: where the next pass over the recording begins. */
+  readonly end: number;
+
+  constructor(pieces: readonly AuxPiece[]) {
+    const disjoint: AuxPiece[] = [];
+    let end = 0;
+    for (const piece of [...pieces].sort((a, b) => a.offset - b.offset)) {
+      const twice = Math.max(0, end - piece.offset);
+      const start = piece.start + twice;
+      if (start >= piece.end) continue;
+      disjoint.push({ ...piece, offset: piece.offset + twice, start });
+      end = piece.offset + piece.end - piece.start;
+    }
+    this.#pieces = disjoint;
+    this.end = end;
+  }
+
+  /** The first piece that ends behind `position`; null behind the last. */
+  behind(position: number): AuxPiece | null {
+    let [low, high] = [0, this.#pieces.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      const { offset, start, end } = this.#pieces[middle] as AuxPiece;
+      if (offset + (end - start) > position) high = middle;
+      else low = middle + 1;
+    }
+    return this.#pieces[low] ?? null;
+  }
+
+  /** A run of no bytes is where there are some, or at their end. */
+  hasSomeOf(offset: number, bytes: number): boolean {
+    if (bytes === 0) return offset <= this.end && offset >= (this.#pieces[0]?.offset ?? 0);
+    const piece = this.behind(offset);
+    return piece !== null && piece.offset < offset + bytes;
+  }
 }

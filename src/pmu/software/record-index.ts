@@ -197,7 +197,8 @@ class Indexer {
     const [first] = this.#layouts as [Layout];
     const common = isSample ? first.sample : first.trailer;
     if (common.id === 0) return 0;
-    if (size < common.bytesMin) throw this.#tooShort(at, size);
+    // The rest of its layout is not the first event's: only the id is in the same place.
+    if (size < 8 + common.id) throw this.#tooShort(at, size);
     const id = u64At(view, isSample ? at + common.id : at + size - common.id);
     // perf writes id 0 into the records that it makes up, and reads it as the first event's.
     return id === 0 ? 0 : (this.#attrOfId.get(id) ?? -1);
