@@ -14,7 +14,7 @@ import type {
   RegisterRequest,
   RegisterResponse,
 } from "./messages.js";
-import { type TlsOptions, tlsCredentials } from "./tls.js";
+import { type TlsOptions, tlsChannelOptions, tlsCredentials } from "./tls.js";
 
 const PROTO_FILE = fileURLToPath(new URL("../../../proto/nmi.proto", import.meta.url));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
@@ -87,7 +87,8 @@ export interface BrokerClient extends Disposable {
  */
 export function connect(address: string, options: ConnectOptions = {}): BrokerClient {
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
-  const channelCredentials = options.tls === undefined ? credentials.createInsecure() : tlsCredentials(options.tls);
+  const channelCredentials =
+    options.tls === undefined ? credentials.createInsecure() : tlsCredentials(address, options.tls);
   const client = new Client(grpcTarget(address), channelCredentials, {
     "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
     // HTTP/2's own 64 KiB would stop the daemon several times within one message, and wake both sides for each.
@@ -96,6 +97,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
     ...(address.startsWith("unix:") ? { "grpc.default_authority": "localhost" } : {}),
     // A profiler's daemon is never behind the web proxy that http_proxy names.
     "grpc.enable_http_proxy": 0,
+    ...(options.tls === undefined ? {} : tlsChannelOptions(address)),
     ...options.channelOptions,
   });
   const service = loadService();
