@@ -15,7 +15,7 @@ import type {
   RegisterResponse,
 } from "./messages.js";
 import { resuming } from "./resume.js";
-import { type TlsOptions, tlsCredentials } from "./tls.js";
+import { type TlsOptions, tlsChannelOptions, tlsCredentials } from "./tls.js";
 
 const PROTO_FILE = fileURLToPath(new URL("../../../proto/nmi.proto", import.meta.url));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
@@ -99,7 +99,8 @@ export interface BrokerClient extends Disposable {
  */
 export function connect(address: string, options: ConnectOptions = {}): BrokerClient {
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
-  const channelCredentials = options.tls === undefined ? credentials.createInsecure() : tlsCredentials(options.tls);
+  const channelCredentials =
+    options.tls === undefined ? credentials.createInsecure() : tlsCredentials(address, options.tls);
   const client = new Client(grpcTarget(address), channelCredentials, {
     "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
     // HTTP/2's own 64 KiB would stop the daemon several times within one message, and wake both sides for each.
@@ -111,6 +112,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
     // A daemon that is restarted is back within a second, which is what grpc-js would wait before it looks again.
     "grpc.initial_reconnect_backoff_ms": 50,
     "grpc.max_reconnect_backoff_ms": 200,
+    ...(options.tls === undefined ? {} : tlsChannelOptions(address)),
     ...options.channelOptions,
   });
   const service = loadService();

@@ -191,6 +191,14 @@ test("when the authority of clients is exchanged, those of the old one are shut 
   await connectAs(t, here, next.issue("collector", "DNS:collector")).getStatus();
 });
 
+test("a client does not talk to a daemon whose certificate names another host", BOUNDED, async (t) => {
+  const here = await stage(t);
+  if (here === null) return;
+  await connectAs(t, here, here.client).getStatus();
+  install(here.files, here.authority.issue("elsewhere", "DNS:elsewhere.example,DNS:address.invalid,IP:127.0.0.2"));
+  await assert.rejects(connectAs(t, here, here.client).getStatus(), { code: "UNAVAILABLE", message: /127\.0\.0\.1/ });
+});
+
 test("nmictl speaks it, with all three files", BOUNDED, async (t) => {
   const here = await stage(t);
   if (here === null) return;
