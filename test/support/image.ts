@@ -5,7 +5,7 @@
 import { spawnSync } from "node:child_process";
 import fs from "node:fs";
 import path from "node:path";
-import { DockerfileParser, type Instruction } from "dockerfile-ast";
+import { Copy, DockerfileParser, type Instruction } from "dockerfile-ast";
 
 const STEP_TIMEOUT_MS = 240_000;
 
@@ -123,7 +123,13 @@ function carryOut(
       fs.mkdirSync(path.join(root, text), { recursive: true });
       return;
     case "COPY":
-      copy(options, stages, stage, text);
+      copy(
+        options,
+        stages,
+        stage,
+        text,
+        instruction instanceof Copy ? instruction.getFromFlag()?.getValue() : undefined,
+      );
       return;
     case "RUN": {
       // Lines are joined as the builder does: comments between them go, backslashes too.
@@ -156,16 +162,20 @@ function carryOut(
   }
 }
 
-function copy(options: BuildOptions, stages: ReadonlyMap<string, Stage>, stage: Stage, text: string): void {
+function copy(
+  options: BuildOptions,
+  stages: ReadonlyMap<string, Stage>,
+  stage: Stage,
+  text: string,
+  from: string | null | undefined,
+): void {
   const words = text.split(/\s+/);
-  const from = /^--from=(.*)$/.exec(words[0] ?? "")?.[1];
-  if (from !== undefined) words.shift();
   const to = words.pop() ?? "";
   const target = path.resolve("/", stage.config.workdir, to);
-  const source = from === undefined ? options.context : stages.get(from)?.root;
+  const source = from == null ? options.context : stages.get(from)?.root;
   if (source === undefined) throw new Error(`COPY: no stage ${from}`);
   const ignoreFile = `${options.dockerfile}.dockerignore`;
-  const patterns = from === undefined ? ignorePatterns(fs.readFileSync(ignoreFile, "utf8")) : [];
+  const patterns = from == null ? ignorePatterns(fs.readFileSync(ignoreFile, "utf8")) : [];
   for (const word of words) {
     const origin = path.join(source, word);
     const intoDirectory = to.endsWith("/") || words.length > 1;
