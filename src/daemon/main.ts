@@ -47,7 +47,6 @@ async function main(): Promise<void> {
   process.on("unhandledRejection", fail);
   let stopping = false;
   let stoppingSinceMs = 0;
-  const daemon = startDaemon(result.config, version, log, fail);
   const stop = (signal: NodeJS.Signals): void => {
     if (stopping) {
       // A terminal signals the whole group, and npm passes its own on: one Ctrl-C comes twice.
@@ -72,6 +71,7 @@ async function main(): Promise<void> {
   process.on("SIGINT", stop);
   // On a terminal it says that the terminal is gone; from anywhere else it means what it means to daemons.
   process.on("SIGHUP", isatty(STDIN_FD) ? stop : () => service.reload());
+  const daemon = startDaemon(result.config, version, log, fail);
   try {
     service.started(await daemon);
   } catch (error) {

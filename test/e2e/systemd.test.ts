@@ -195,6 +195,20 @@ async function stopsAndCanBeStartedAgain(machine: Machine): Promise<void> {
   await activePid(machine);
 }
 
+async function pinsWithTheDropIn(machine: Machine): Promise<void> {
+  await configure(machine, "dispatcher_cpus: auto\n");
+  // It would try again for a while.
+  await machine.run("systemctl", "restart", SERVICE);
+  await poll("the reason", async () => (await machine.journal(SERVICE)).includes("pinning.conf.example") || undefined);
+  const dir = "/run/systemd/system/nmid.service.d";
+  await machine.must("cp", "/usr/share/doc/nmid/nmid.service.d/pinning.conf.example", `${dir}/pinning.conf`);
+  await machine.must("systemctl", "daemon-reload");
+  await machine.must("systemctl", "restart", SERVICE);
+  using client = clientOf(machine);
+  const { dispatchers } = await client.getStatus();
+  assert.ok(dispatchers[0].pinnedCpus.length > 0);
+}
+
 async function doesNotTryAgainWithoutHope(machine: Machine): Promise<void> {
   await configure(machine, "capacity: 0\n");
   const { code } = await machine.run("systemctl", "restart", SERVICE);
@@ -232,6 +246,9 @@ test("nmid.service under systemd", BOUNDED, async (t) => {
   });
   await t.test("and one that is killed", () => isReplacedWhen(machine, (pid) => void process.kill(pid, "SIGKILL")));
   await t.test("it stops when told to, and the next client starts it again", () => stopsAndCanBeStartedAgain(machine));
+  await t.test("dispatchers are pinned where the drop-in allows it, and it is named where not", () =>
+    pinsWithTheDropIn(machine),
+  );
   await t.test("a configuration that will not do is no reason to try again and again", () =>
     doesNotTryAgainWithoutHope(machine),
   );

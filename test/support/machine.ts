@@ -20,7 +20,12 @@ export const TREES = {
   /** systemd and Debian's own Node. */
   debian: path.join(REPOSITORY, ".setup", "debian-root"),
 } as const;
-const COMMANDS = ["systemd-nspawn", "unshare", "nsenter", "script", "mount"];
+const COMMANDS = ["systemd-nspawn", "setpriv", "unshare", "nsenter", "script", "mount", "ps"];
+/** Should this process be killed, the machine dies with it: a signal to unshare, and by that to a whole pid namespace. */
+const BOUND = [
+  ...["setpriv", "--pdeathsig=KILL"],
+  ...["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"],
+];
 const OUTPUT_BYTES_MAX = 1 << 24;
 
 /** The overlay is in a mount namespace of its own, and is gone with it; script gives systemd-nspawn its terminal. */
@@ -92,7 +97,7 @@ export async function startMachine(
     NAME: path.basename(home),
     BINDS: tree === TREES.systemd ? `--bind-ro=${fs.realpathSync(process.execPath)}:/usr/bin/node` : "",
   };
-  const console = spawn("unshare", ["--mount", "--propagation", "private", "sh", "-c", BOOT], {
+  const console = spawn(BOUND[0], [...BOUND.slice(1), "sh", "-c", BOOT], {
     env,
     stdio: ["ignore", "ignore", "pipe"],
   });
