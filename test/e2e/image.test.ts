@@ -80,7 +80,7 @@ async function start(t: TestContext, root: string, config: ImageConfig, bounding
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --rbind /sys "$0/sys" &&
 mount -t tmpfs -o mode=755,uid=${uid},gid=${gid} tmpfs "$0/run/nmid" && exec chroot "$0" setpriv ${privileges} "$@"`;
   const args = ["--mount", "--net", "--pid", "--fork", "--kill-child", "sh", "-c", script, root];
-  const child = spawn("unshare", [...args, ...config.entrypoint, ...config.cmd], {
+  const child = spawn("setpriv", ["--pdeathsig=KILL", "unshare", ...args, ...config.entrypoint, ...config.cmd], {
     env: { PATH: "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", ...config.env },
     stdio: ["ignore", "pipe", "pipe"],
   });
