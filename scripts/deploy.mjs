@@ -30,11 +30,26 @@ function runs(file) {
   return !/\.(test|test-support)\.js$|\.map$|\.tsbuildinfo$/.test(file);
 }
 
+/**
+ * Of Node packages what runs on this platform: no other C library's binary, no sources and types. Licences stay. Paths are
+ * those in node_modules.
+ */
+function needed(file) {
+  const inside = file.slice(file.lastIndexOf("/node_modules/") + "/node_modules/".length);
+  if (/^koffi\/(doc|lib|vendor)\/|^@koromix\/[^/]+\/musl_/.test(inside)) return false;
+  if (/^koffi\/src\//.test(inside)) return /\.js$/.test(inside);
+  if (/^@types\//.test(inside)) return false;
+  if (/(^|\/)licen[cs]e[^/]*$/i.test(inside)) return true;
+  if (/^[^/]+\/(test|docs|benchmarks|examples)\/|\/\.[^/]*(\/|$)/.test(inside.replace(/^@[^/]+\//, ""))) return false;
+  return !/\.test\.js$|\.(map|md|markdown|[cm]?ts|flow|html|png|svg|tsbuildinfo|patch|sh)$|\/(bin|bin\.m?js|cnoke\.cjs)(\/|$)/.test(
+    inside,
+  );
+}
+
 /** Regular files and directories only get the modes that everybody may read. */
 function copy(from, to, filter = () => true) {
   const state = fs.statSync(from);
   if (state.isDirectory()) {
-    fs.mkdirSync(to, { recursive: true, mode: 0o755 });
     for (const name of fs.readdirSync(from)) {
       // Packages inside packages are listed by themselves.
       if (name !== "node_modules") copy(path.join(from, name), path.join(to, name), filter);
@@ -61,7 +76,7 @@ export function deploy(destination) {
     copy(path.join(root, part), path.join(library, part));
   }
   for (const part of ["dist/src", "dist/clients"]) copy(path.join(root, part), path.join(library, part), runs);
-  for (const name of productionPackages()) copy(path.join(root, name), path.join(library, name));
+  for (const name of productionPackages()) copy(path.join(root, name), path.join(library, name), needed);
   const { bin } = JSON.parse(fs.readFileSync(path.join(root, "package.json"), "utf8"));
   for (const [name, file] of Object.entries(bin)) {
     fs.chmodSync(path.join(library, file), 0o755);
@@ -72,7 +87,8 @@ export function deploy(destination) {
   }
   const dropIns = path.join(root, "systemd", "nmid.service.d");
   copy(dropIns, path.join(destination, "usr/share/doc/nmid/nmid.service.d"));
-  copy(path.join(root, "docs", "service.md"), path.join(destination, "usr/share/doc/nmid/service.md"));
+  const service = path.join(root, "docs", "service.md");
+  if (fs.existsSync(service)) copy(service, path.join(destination, "usr/share/doc/nmid/service.md"));
 }
 
 if (process.argv[1] === import.meta.filename) {

@@ -23,6 +23,11 @@ const installed = [
   { name: "systemd", present: () => onPath("systemd-analyze") },
   { name: "systemd-container", present: () => onPath("systemd-nspawn") },
   { name: "debootstrap", present: () => onPath("debootstrap") },
+  { name: "mmdebstrap", present: () => onPath("mmdebstrap") },
+  { name: "debhelper", present: () => onPath("dh") },
+  { name: "dpkg-dev", present: () => onPath("dpkg-buildpackage") },
+  { name: "lintian", present: () => onPath("lintian") },
+  { name: "kubernetes-client", present: () => onPath("kubectl") },
 ];
 // Installed, prometheus would start a server on machines with a service manager; promtool alone is wanted.
 const unpacked = [{ name: "prometheus", present: () => onPath("promtool") }];
@@ -48,34 +53,48 @@ function unpack(name) {
   }
 }
 
-/** A Debian with systemd, which test/support/machine.ts boots; it takes most of a minute, once. */
-const systemdTree = path.join(root, ".setup", "systemd-root");
-const systemdTreePackages = ["systemd", "systemd-sysv", "dbus", "libcap2-bin"];
-const debianRelease = "bookworm";
+/** Debians for tests, each made once; it takes most of a minute. */
+const trees = [
+  {
+    // test/support/machine.ts boots it.
+    path: path.join(root, ".setup", "systemd-root"),
+    needs: ["debootstrap", "systemd-nspawn"],
+    make: (into) => [
+      "debootstrap",
+      ["--variant=minbase", "--include=systemd,systemd-sysv,dbus,libcap2-bin", "bookworm", into],
+    ],
+  },
+  {
+    // Nothing but what the Debian package depends on, of the first release whose Node is new enough.
+    path: path.join(root, ".setup", "debian-root"),
+    needs: ["mmdebstrap", "systemd-nspawn"],
+    make: (into) => [
+      "mmdebstrap",
+      ["--quiet", "--mode=root", "--variant=minbase", "--include=systemd,systemd-sysv,dbus,nodejs", "trixie", into],
+    ],
+  },
+];
 
-function makeSystemdTree() {
-  if (fs.existsSync(systemdTree) || process.getuid() !== 0 || process.env.NMID_TEST_NO_INSTALL === "1") return;
-  if (!onPath("debootstrap") || !onPath("systemd-nspawn")) return;
-  process.stderr.write("test: making a Debian with systemd in .setup/systemd-root\n");
-  const scratch = fs.mkdtempSync(path.join(root, ".setup", "debootstrap-"));
-  const args = ["--variant=minbase", `--include=${systemdTreePackages.join(",")}`, debianRelease, scratch];
-  const { status } = spawnSync("debootstrap", args, {
-    stdio: ["ignore", "ignore", "inherit"],
-    timeout: aptTimeoutMs,
-  });
+function makeTree({ path: tree, needs, make }) {
+  if (fs.existsSync(tree) || process.getuid() !== 0 || process.env.NMID_TEST_NO_INSTALL === "1") return;
+  if (!needs.every(onPath)) return;
+  process.stderr.write(`test: making a Debian in ${path.relative(root, tree)}\n`);
+  const scratch = fs.mkdtempSync(`${tree}-`);
+  const [command, args] = make(scratch);
+  const { status } = spawnSync(command, args, { stdio: ["ignore", "ignore", "inherit"], timeout: aptTimeoutMs });
   if (status === 0) {
     fs.chmodSync(scratch, 0o755);
-    fs.renameSync(scratch, systemdTree);
+    fs.renameSync(scratch, tree);
   } else {
     fs.rmSync(scratch, { recursive: true, force: true });
-    process.stderr.write("test: debootstrap failed, tests that boot a machine skip\n");
+    process.stderr.write(`test: ${command} failed, tests that need this Debian skip\n`);
   }
 }
 
 /** Installs what is missing where that is possible, and puts the unpacked tools on PATH. */
 export function installTestPackages() {
   installMissing();
-  makeSystemdTree();
+  for (const tree of trees) makeTree(tree);
 }
 
 function installMissing() {

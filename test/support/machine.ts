@@ -13,7 +13,13 @@ import { poll } from "./conditions.js";
 import { REPOSITORY } from "./daemon.js";
 import { hasCommand } from "./process.js";
 
-const TREE = path.join(REPOSITORY, ".setup", "systemd-root");
+/** Debians that scripts/test-packages.mjs makes. */
+export const TREES = {
+  /** systemd and no Node: the host's is lent to it. */
+  systemd: path.join(REPOSITORY, ".setup", "systemd-root"),
+  /** systemd and Debian's own Node. */
+  debian: path.join(REPOSITORY, ".setup", "debian-root"),
+} as const;
 const COMMANDS = ["systemd-nspawn", "setpriv", "unshare", "nsenter", "script", "mount", "ps"];
 /** Should this process be killed, the machine dies with it: a signal to unshare, and by that to a whole pid namespace. */
 const BOUND = [
@@ -26,7 +32,7 @@ const OUTPUT_BYTES_MAX = 1 << 24;
 const BOOT = `
 mount -t overlay overlay -o "lowerdir=$DEPLOYED:$TREE,upperdir=$HOME_DIR/upper,workdir=$HOME_DIR/work" "$HOME_DIR/root" &&
 exec script -qfec "systemd-nspawn --quiet --boot --register=no --keep-unit --private-network --machine=$NAME \
---capability=CAP_PERFMON --system-call-filter=perf_event_open --bind-ro=$NODE:/usr/bin/node -D $HOME_DIR/root" "$HOME_DIR/console"
+--capability=CAP_PERFMON --system-call-filter=perf_event_open $BINDS -D $HOME_DIR/root" "$HOME_DIR/console"
 `;
 
 export interface Result {
@@ -50,17 +56,29 @@ export interface Machine {
 }
 
 /** Why there can be none here; null when there can. */
-function missing(): string | null {
+function missing(tree: string): string | null {
   if (process.getuid?.() !== 0) return "booting a container needs root";
   const commands = COMMANDS.filter((command) => !hasCommand(command));
   if (commands.length > 0) return `not installed: ${commands.join(", ")}`;
-  if (!fs.existsSync(TREE)) return `${TREE} is missing: scripts/test-packages.mjs makes it with debootstrap`;
+  if (!fs.existsSync(tree)) return `${tree} is missing: scripts/test-packages.mjs makes it`;
   return null;
 }
 
-/** Boots a machine, which is gone after the test. null where there can be none; the test is then skipped with the reason. */
-export async function startMachine(t: TestContext): Promise<Machine | null> {
-  const reason = missing();
+/** Puts the built tree under `destination`, as an installation does. */
+async function deploy(destination: string): Promise<void> {
+  const script = pathToFileURL(path.join(REPOSITORY, "scripts", "deploy.mjs")).href;
+  ((await import(script)) as { deploy: (destination: string) => void }).deploy(destination);
+}
+
+/**
+ * Boots a machine, which is gone after the test. null where there can be none; the test is then skipped with the reason.
+ * `files` fills a directory that is laid over the tree.
+ */
+export async function startMachine(
+  t: TestContext,
+  { tree = TREES.systemd, files = deploy }: { tree?: string; files?: (into: string) => void | Promise<void> } = {},
+): Promise<Machine | null> {
+  const reason = missing(tree);
   if (reason !== null) {
     t.skip(reason);
     return null;
@@ -68,16 +86,16 @@ export async function startMachine(t: TestContext): Promise<Machine | null> {
   const home = fs.mkdtempSync("/dev/shm/nmid-machine-");
   const deployed = path.join(home, "deployed");
   for (const dir of ["upper", "work", "root"]) fs.mkdirSync(path.join(home, dir));
-  const script = pathToFileURL(path.join(REPOSITORY, "scripts", "deploy.mjs")).href;
-  ((await import(script)) as { deploy: (destination: string) => void }).deploy(deployed);
+  fs.mkdirSync(deployed);
+  await files(deployed);
   const env = {
     PATH: process.env.PATH,
     SYSTEMD_NSPAWN_UNIFIED_HIERARCHY: "1",
     DEPLOYED: deployed,
-    TREE,
+    TREE: tree,
     HOME_DIR: home,
     NAME: path.basename(home),
-    NODE: fs.realpathSync(process.execPath),
+    BINDS: tree === TREES.systemd ? `--bind-ro=${fs.realpathSync(process.execPath)}:/usr/bin/node` : "",
   };
   const console = spawn(BOUND[0], [...BOUND.slice(1), "sh", "-c", BOOT], {
     env,
