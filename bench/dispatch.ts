@@ -8,7 +8,7 @@ import os from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
-import { RuntimeDir, type TableFile } from "../src/daemon/runtime-dir.js";
+import { RuntimeDir, type SharedFile } from "../src/daemon/runtime-dir.js";
 import { viewMemory } from "../src/pmu/ffi.js";
 import { type TableLayout, tableLayout } from "../src/registry/layout.js";
 import { formatTable, HandlerTable } from "../src/registry/table.js";
@@ -45,7 +45,7 @@ class CountingTarget implements DispatchTarget {
 interface BenchTable {
   readonly handlers: number;
   readonly layout: TableLayout;
-  readonly file: TableFile;
+  readonly file: SharedFile;
   readonly directory: RuntimeDir;
   readonly words: AtomicWords;
   readonly walker: TableWalker;

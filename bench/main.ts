@@ -10,6 +10,7 @@ import type { Benchmark } from "./lib/benchmark.js";
 import { describeMachine, formatLimits, formatMachine, samplingLimits } from "./lib/machine.js";
 import { perfdata } from "./perfdata.js";
 import { removal } from "./removal.js";
+import { restart } from "./restart.js";
 import { saturation } from "./saturation.js";
 import { scale } from "./scale.js";
 import { sharing } from "./sharing.js";
@@ -23,6 +24,7 @@ const benchmarks: Readonly<Record<string, Benchmark>> = {
   decode,
   dispatch,
   removal,
+  restart,
   perfdata,
   agreement,
 };

@@ -20,6 +20,9 @@ const installed = [
   { name: "libc6-dev", present: () => fs.existsSync("/usr/include/stdio.h") },
   { name: "spin", present: () => onPath("spin") },
   { name: "linux-perf", present: () => onPath("perf") },
+  { name: "systemd", present: () => onPath("systemd-analyze") },
+  { name: "systemd-container", present: () => onPath("systemd-nspawn") },
+  { name: "debootstrap", present: () => onPath("debootstrap") },
 ];
 // Installed, prometheus would start a server on machines with a service manager; promtool alone is wanted.
 const unpacked = [{ name: "prometheus", present: () => onPath("promtool") }];
@@ -45,8 +48,37 @@ function unpack(name) {
   }
 }
 
+/** A Debian with systemd, which test/support/machine.ts boots; it takes most of a minute, once. */
+const systemdTree = path.join(root, ".setup", "systemd-root");
+const systemdTreePackages = ["systemd", "systemd-sysv", "dbus", "libcap2-bin"];
+const debianRelease = "bookworm";
+
+function makeSystemdTree() {
+  if (fs.existsSync(systemdTree) || process.getuid() !== 0 || process.env.NMID_TEST_NO_INSTALL === "1") return;
+  if (!onPath("debootstrap") || !onPath("systemd-nspawn")) return;
+  process.stderr.write("test: making a Debian with systemd in .setup/systemd-root\n");
+  const scratch = fs.mkdtempSync(path.join(root, ".setup", "debootstrap-"));
+  const args = ["--variant=minbase", `--include=${systemdTreePackages.join(",")}`, debianRelease, scratch];
+  const { status } = spawnSync("debootstrap", args, {
+    stdio: ["ignore", "ignore", "inherit"],
+    timeout: aptTimeoutMs,
+  });
+  if (status === 0) {
+    fs.chmodSync(scratch, 0o755);
+    fs.renameSync(scratch, systemdTree);
+  } else {
+    fs.rmSync(scratch, { recursive: true, force: true });
+    process.stderr.write("test: debootstrap failed, tests that boot a machine skip\n");
+  }
+}
+
 /** Installs what is missing where that is possible, and puts the unpacked tools on PATH. */
 export function installTestPackages() {
+  installMissing();
+  makeSystemdTree();
+}
+
+function installMissing() {
   process.env.PATH = `${process.env.PATH}${path.delimiter}${path.join(toolsDir, "usr", "bin")}`;
   const toInstall = installed.filter((entry) => !entry.present()).map((entry) => entry.name);
   const toUnpack = unpacked.filter((entry) => !entry.present()).map((entry) => entry.name);

@@ -17,6 +17,7 @@ import {
   parsePositiveUint32,
   parseSeconds,
   parseUint,
+  tlsOptions,
 } from "./options.js";
 import { Output, printable } from "./output.js";
 import { parseBranchFilter } from "./record/branch-filter.js";
@@ -38,7 +39,7 @@ function note(line: string): void {
 /** Runs `use` with a client of the daemon that the options name. */
 async function withClient<T>(use: (client: BrokerClient, options: GlobalOptions) => Promise<T>): Promise<T> {
   const options = program.opts<GlobalOptions>();
-  using client = connect(options.address);
+  using client = connect(options.address, { tls: tlsOptions(options) });
   return await use(client, options);
 }
 
@@ -57,6 +58,9 @@ function defineProgram(): void {
   program
     .description("Talks to nmid, which shares the samples of performance counters among its clients.")
     .option("--address <address>", "unix:PATH or HOST:PORT of the daemon", defaultAddress())
+    .option("--ca-file <file>", "speak TLS: PEM file of who signed the daemon's certificate")
+    .option("--cert-file <file>", "PEM file of the certificate to show it")
+    .option("--key-file <file>", "PEM file of that certificate's key")
     .option("--json", "one JSON object a line, for programs; integers that may be above 2^53 are strings", false)
     .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "nmictl: ")) })
     .exitOverride();
@@ -228,8 +232,10 @@ function defineVerify(): void {
       parsePositiveUint32,
     )
     .action(async (options: VerifyOptions) => {
-      const { address, json } = program.opts<GlobalOptions>();
-      process.exitCode = await verify(options, { output, note, json, address, signal: stopSignal() });
+      const globals = program.opts<GlobalOptions>();
+      const { address, json } = globals;
+      const tls = tlsOptions(globals);
+      process.exitCode = await verify(options, { output, note, json, address, tls, signal: stopSignal() });
     });
 }
 

@@ -1,5 +1,6 @@
 /** Parsers of option values, and the defaults that depend on who runs the command. */
 import { InvalidArgumentError } from "commander";
+import { NmiError, type TlsOptions } from "../typescript/index.js";
 
 const UINT32_MAX = 0xffff_ffff;
 // Beyond this a CPU list is a typing error, and expanding it would take memory for nothing.
@@ -10,6 +11,22 @@ const SECONDS_MAX = 2_147_483;
 export interface GlobalOptions {
   readonly address: string;
   readonly json: boolean;
+  readonly caFile?: string;
+  readonly certFile?: string;
+  readonly keyFile?: string;
+}
+
+/** All three or none. Throws NmiError. */
+export function tlsOptions({
+  caFile,
+  certFile,
+  keyFile,
+}: Omit<GlobalOptions, "address" | "json">): TlsOptions | undefined {
+  if (caFile === undefined && certFile === undefined && keyFile === undefined) return undefined;
+  if (caFile === undefined || certFile === undefined || keyFile === undefined) {
+    throw new NmiError("TLS_FILE", "TLS needs --ca-file, --cert-file and --key-file, all three of them");
+  }
+  return { caFile, certFile, keyFile };
 }
 
 /** Where nmid listens unless told otherwise. */

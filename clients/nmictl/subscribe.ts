@@ -17,6 +17,8 @@ import { RpcError } from "../typescript/index.js";
 import { formatAux, formatAuxJson } from "./aux.js";
 import type { ShownField } from "./options.js";
 import { formatLosses, formatNs, formatRate, type Output, printable } from "./output.js";
+import { patiently } from "./patience.js";
+import { isRestartGap } from "./restart-gap.js";
 import { formatSamples, formatSamplesJson, ProcessNames } from "./samples.js";
 
 export interface SubscribeOptions {
@@ -144,7 +146,7 @@ class Subscription {
       output.gone.removeEventListener("abort", stop);
     }
     await this.#showBooks(await this.#removal);
-    return this.#end === undefined || this.#end.reason === "OVERFLOWED" ? 1 : 0;
+    return this.#end === undefined || ["OVERFLOWED", "NOT_REARMED"].includes(this.#end.reason) ? 1 : 0;
   }
 
   async #read(stop: () => void): Promise<void> {
@@ -153,7 +155,7 @@ class Subscription {
       switch (delivery.kind) {
         case "started":
           await this.#begin(delivery);
-          if (this.#options.duration) this.#timer = setTimeout(stop, this.#options.duration * 1000);
+          if (this.#options.duration) this.#timer ??= setTimeout(stop, this.#options.duration * 1000);
           break;
         case "samples":
           await this.#print(delivery);
@@ -182,7 +184,9 @@ class Subscription {
 
   /** Starts the removal, once; the stream goes on until `end`. */
   #remove(discard: boolean): void {
-    this.#removal ??= this.#client.deregister(this.#handlerId, { discard }).catch((error: unknown) => {
+    const deregister = () => this.#client.deregister(this.#handlerId, { discard });
+    // Where the stream has failed for good, so has the daemon, or the handler.
+    this.#removal ??= patiently(deregister, discard ? 0 : undefined).catch((error: unknown) => {
       // Somebody else, or the end of the source, was faster: the stream has its `end` all the same.
       if (!(error instanceof RpcError && error.code === "NOT_FOUND")) this.#abandon.abort(error);
       return undefined;
@@ -190,6 +194,7 @@ class Subscription {
   }
 
   async #begin(started: Started): Promise<void> {
+    if (this.#started !== undefined) return this.#resume(started);
     this.#started = started;
     if (this.#context.local && started.source !== "replay") this.#names = new ProcessNames();
     if (!this.#verbose) return;
@@ -197,6 +202,12 @@ class Subscription {
     const events = started.events.map((event) => `${event.name}${formatRate(event)}`).join(", ");
     const standIn = started.fallback ? ", A STAND-IN for the kernel's samples: see nmictl status" : "";
     this.#context.note(`handler ${this.#handlerId} gets ${events} from ${started.source}${standIn}`);
+  }
+
+  async #resume(started: Started): Promise<void> {
+    if (!this.#verbose) return;
+    this.#context.note(`handler ${this.#handlerId}: its stream broke, and is resumed`);
+    if (this.#context.json) await this.#context.output.writeJson(started);
   }
 
   async #print(batch: Parameters<typeof formatSamples>[0]): Promise<void> {
@@ -220,6 +231,12 @@ class Subscription {
     else this.#losses.set(loss.reason, (this.#losses.get(loss.reason) ?? 0) + loss.count);
     if (!this.#verbose) return;
     const event = this.#started?.events[loss.eventIndex]?.name ?? `event ${loss.eventIndex}`;
+    if (isRestartGap(loss)) {
+      const duration = loss.lastTime > 0n ? ` for ${formatNs(Number(loss.lastTime - loss.firstTime))}` : "";
+      this.#context.note(`the daemon was restarted: ${printable(event)} was not counted${duration}`);
+      if (this.#context.json) await this.#context.output.writeJson(loss);
+      return;
+    }
     const whose = loss.eventWide && loss.auxBytes === 0 ? ", for all handlers of the event" : "";
     const what = loss.auxBytes > 0 ? `${loss.auxBytes} bytes of AUX data` : `${loss.count} samples`;
     this.#context.note(`lost ${what} of ${printable(event)}: ${loss.reason}${whose}`);
@@ -231,11 +248,11 @@ class Subscription {
     const { matched, delivered, lost } = removal ?? this.#end ?? { matched: 0, delivered: 0, lost: 0 };
     const told: readonly LossCount[] = [...this.#losses].map(([reason, count]) => ({ reason, count }));
     const losses = (removal?.losses ?? told).filter(({ count }) => count > 0);
-    const reason = this.#end?.reason ?? "no end received";
+    const { reason = "no end received", message = "" } = this.#end ?? {};
     const byReason = formatLosses(losses);
     this.#context.note(
       `matched ${matched}, delivered ${delivered}, lost ${lost}${byReason && ` (${byReason})`}, ` +
-        `received ${this.#received}${this.#eventWideLost > 0 ? `, lost for all before the filter ${this.#eventWideLost}` : ""}: ${reason}`,
+        `received ${this.#received}${this.#eventWideLost > 0 ? `, lost for all before the filter ${this.#eventWideLost}` : ""}: ${reason}${message && `: ${printable(message)}`}`,
     );
     const hasAux = this.#options.field?.includes("AUX") ?? false;
     if (hasAux) this.#context.note(`AUX data: ${this.#auxBytes} bytes received, ${this.#auxBytesLost} lost`);

@@ -17,7 +17,7 @@ const STRIDE = 1024;
 const CAPACITY = 4;
 const DISPATCHERS = { offset: 512, stride: 128 };
 const description = () => ({
-  version: 2,
+  version: 3,
   states: ["FREE", "CLAIMED", "ACTIVE", "DRAINING"],
   header: ["capacity", "dispatchers", "list_head", "high_water", "daemon_pid"]
     .map((name, i) => ({ name, offset: HEADER_OFFSET + 4 * i, type: "u32" }))
@@ -61,7 +61,7 @@ function image(slots: readonly SlotContent[], listHead: number, about: unknown =
   const text = Buffer.from(JSON.stringify(about));
   bytes.write("NMIDHTBL");
   for (const [offset, value] of [
-    [8, 2],
+    [8, 3],
     [12, SLOT_ZERO],
     [16, 256],
     [20, text.length],
@@ -191,9 +191,9 @@ test("what is no table of this version says what it is", () => {
   starting.writeUInt32LE(0, 8);
   assert.equal(failure(starting).code, "NOT_READY");
   const newer = image(SLOTS, 3);
-  newer.writeUInt32LE(3, 8);
+  newer.writeUInt32LE(4, 8);
   assert.equal(failure(newer).code, "UNKNOWN_VERSION");
-  assert.equal(failure(image(SLOTS, 3, { ...description(), version: 3 })).code, "UNKNOWN_VERSION");
+  assert.equal(failure(image(SLOTS, 3, { ...description(), version: 4 })).code, "UNKNOWN_VERSION");
 });
 
 test("descriptions that lead outside, or lack what is needed, are corrupt", () => {

@@ -5,7 +5,7 @@
 import { closeSync, fstatSync, openSync, readSync } from "node:fs";
 
 const MAGIC = "NMIDHTBL";
-const LAYOUT_VERSION = 2;
+const LAYOUT_VERSION = 3;
 // Prologue: magic, then u32le version, offset of slot 0, offset and byte length of the description.
 const VERSION_OFFSET = 8;
 const SLOT_ZERO_OFFSET = 12;

@@ -14,6 +14,8 @@ import type {
   RegisterRequest,
   RegisterResponse,
 } from "./messages.js";
+import { resuming } from "./resume.js";
+import { type TlsOptions, tlsCredentials } from "./tls.js";
 
 const PROTO_FILE = fileURLToPath(new URL("../../../proto/nmi.proto", import.meta.url));
 const MESSAGE_BYTES_MAX = 64 * 1024 * 1024;
@@ -33,6 +35,8 @@ const BIGINT_FIELDS = new Set([
 export interface ConnectOptions {
   /** The longest a unary call may take, 10 s unless told. Streams have no such limit. */
   readonly timeoutMs?: number;
+  /** Speak TLS. The daemon's certificate must name the host of the address; without this the connection is plain. */
+  readonly tls?: TlsOptions;
   /** Further options of grpc-js's channel. */
   readonly channelOptions?: ChannelOptions;
 }
@@ -40,6 +44,14 @@ export interface ConnectOptions {
 export interface StreamOptions {
   /** Aborting ends the stream; the iteration then throws the signal's reason. */
   readonly signal?: AbortSignal;
+}
+
+export interface SubscribeOptions extends StreamOptions {
+  /**
+   * False: a stream that breaks ends the iteration with an error. Unless told it is resumed in another one for as long as the
+   * handler's lease lasts, across a restart of the daemon, too: another `started` comes, then what happened meanwhile.
+   */
+  readonly resume?: boolean;
 }
 
 export interface DeregisterOptions {
@@ -57,6 +69,8 @@ export interface Subscription extends AsyncIterableIterator<Delivery> {
    * the samples' is a recording's, or not CLOCK_MONOTONIC, or the daemon is not reached through a Unix socket or loopback.
    */
   readonly latency: LatencyHistogram;
+  /** Streams that have brought `started`: above 1 when it was resumed. */
+  readonly streams: number;
 }
 
 /** Every method throws RpcError where the daemon refuses or cannot be reached. */
@@ -73,18 +87,20 @@ export interface BrokerClient extends Disposable {
    * What the handler is owed, from `started` to `end`. The call starts with the first pull. At most 16 messages are
    * read ahead of the consumer: one that stops pulling makes the daemon queue, and then lose, this handler's samples.
    * Leaving the loop breaks the stream; the handler lives on for its lease. Throws MalformedMessageError too.
+   * A stream that breaks by itself is resumed: SubscribeOptions.resume.
    */
-  subscribe(handlerId: number, options?: StreamOptions): Subscription;
+  subscribe(handlerId: number, options?: SubscribeOptions): Subscription;
   close(): void;
 }
 
 /**
  * A client of the daemon at `unix:PATH` or `HOST:PORT`. It connects with the first call.
- * Throws NmiError INVALID_ADDRESS.
+ * Throws NmiError INVALID_ADDRESS or TLS_FILE.
  */
 export function connect(address: string, options: ConnectOptions = {}): BrokerClient {
   const timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
-  const client = new Client(grpcTarget(address), credentials.createInsecure(), {
+  const channelCredentials = options.tls === undefined ? credentials.createInsecure() : tlsCredentials(options.tls);
+  const client = new Client(grpcTarget(address), channelCredentials, {
     "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
     // HTTP/2's own 64 KiB would stop the daemon several times within one message, and wake both sides for each.
     "grpc-node.flow_control_window": FLOW_CONTROL_WINDOW_BYTES,
@@ -92,6 +108,9 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
     ...(address.startsWith("unix:") ? { "grpc.default_authority": "localhost" } : {}),
     // A profiler's daemon is never behind the web proxy that http_proxy names.
     "grpc.enable_http_proxy": 0,
+    // A daemon that is restarted is back within a second, which is what grpc-js would wait before it looks again.
+    "grpc.initial_reconnect_backoff_ms": 50,
+    "grpc.max_reconnect_backoff_ms": 200,
     ...options.channelOptions,
   });
   const service = loadService();
@@ -148,7 +167,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
 
   const sameHost = isThisHost(address);
 
-  function subscribe(handlerId: number, streamOptions: StreamOptions = {}): Subscription {
+  function subscribe(handlerId: number, { resume = true, ...streamOptions }: SubscribeOptions = {}): Subscription {
     const latency = new LatencyHistogram();
     const span: TimeSpan = { oldestNs: Number.NaN, newestNs: Number.NaN };
     let sameClock = false;
@@ -156,6 +175,7 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
       const delivery = decodeDelivery(bytes, decodeControl, span);
       // A recording's clock may have the same name, and was another boot's.
       if (delivery?.kind === "started") {
+        counts.streams++;
         sameClock = sameHost && delivery.clock === "CLOCK_MONOTONIC" && delivery.source !== "replay";
       }
       if (sameClock && delivery?.kind === "samples") {
@@ -165,7 +185,10 @@ export function connect(address: string, options: ConnectOptions = {}): BrokerCl
       }
       return delivery;
     };
-    return Object.assign(stream("Subscribe", { handlerId }, decode, streamOptions), { latency });
+    const open = () => stream("Subscribe", { handlerId }, decode, streamOptions);
+    const deliveries = resume ? resuming(open, streamOptions.signal) : open();
+    const counts = Object.assign(deliveries, { latency, streams: 0 });
+    return counts;
   }
 
   return {

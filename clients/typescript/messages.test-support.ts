@@ -33,7 +33,7 @@ export function sampleBatch(change: Partial<SampleBatch> & Pick<SampleBatch, "ti
 export function startedMessage(change: Partial<Started> = {}): Started {
   return {
     ...{ kind: "started", handlerId: 1, events: [resolvedEvent()], nextSequence: 0, resumed: false },
-    ...{ clock: "CLOCK_MONOTONIC", source: "perf", fallback: false },
+    ...{ clock: "CLOCK_MONOTONIC", source: "perf", fallback: false, leaseMs: 10_000 },
     ...change,
   };
 }

@@ -197,6 +197,8 @@ export interface Started {
   readonly clock: string;
   readonly source: string;
   readonly fallback: boolean;
+  /** How long the handler outlives this stream; 0 from a daemon that does not say. */
+  readonly leaseMs: number;
 }
 
 export type LossReason =
@@ -209,7 +211,8 @@ export type LossReason =
   | "SHUTDOWN"
   | "KERNEL"
   | "DISPATCHER_DIED"
-  | "MEMORY";
+  | "MEMORY"
+  | "RESTART";
 
 export interface Loss {
   readonly kind: "loss";
@@ -242,8 +245,9 @@ export interface End {
   readonly matched: number;
   readonly delivered: number;
   readonly lost: number;
-  readonly reason: "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
+  readonly reason: "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING" | "NOT_REARMED";
   readonly events: readonly EventBooks[];
+  readonly message: string;
 }
 
 export type Delivery = Started | SampleBatch | Tasks | Loss | AuxData | End;

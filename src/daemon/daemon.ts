@@ -1,11 +1,16 @@
 /** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
+import { readFileSync } from "node:fs";
 import { viewMemory } from "../pmu/ffi.js";
 import type { RingDescriptor } from "../pmu/source.js";
 import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js";
+import { adoptSlots, highestGeneration } from "../registry/adopt.js";
 import { SlotCounters } from "../registry/counters.js";
 import { tableLayout } from "../registry/layout.js";
 import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
 import { AtomicWords } from "../registry/words.js";
+import { Authority } from "./auth/authority.js";
+import { peerOf } from "./auth/peer.js";
+import { revokeHandlers } from "./auth/revoke.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { BooksAudit } from "./broker/audit.js";
 import { Broker } from "./broker/broker.js";
@@ -13,6 +18,8 @@ import { CpuWatch } from "./broker/cpu-watch.js";
 import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
+import { rateText } from "./broker/rates.js";
+import { handleOf } from "./broker/registration.js";
 import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
@@ -20,6 +27,7 @@ import { chooseSource } from "./choose-source.js";
 import { monotonicClock } from "./clock.js";
 import type { DaemonConfig } from "./config/config.js";
 import { memoryShortfall } from "./config/limits.js";
+import { LiveConfig, type ReloadReport } from "./config/live.js";
 import { FlushPacer, FlushTimes } from "./delivery/flush.js";
 import { MemoryBudget, planMemory, StreamMemory } from "./delivery/memory.js";
 import { assignRings } from "./dispatch/assign.js";
@@ -30,19 +38,31 @@ import { SharedMemory } from "./dispatch/shared-memory.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
 import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
-import { startGrpcServer } from "./grpc/server.js";
+import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
+import { NO_CONNECTIONS, startGrpcServer } from "./grpc/server.js";
 import { brokerImplementation } from "./grpc/service.js";
 import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
+import { type DaemonPhase, Health } from "./observe/health.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
 import { startMetricsServer } from "./observe/http.js";
+import { LivenessWatch } from "./observe/liveness.js";
 import type { Logger } from "./observe/log.js";
 import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
+import type { ConnectionsSnapshot } from "./observe/snapshot.js";
 import { RuntimeDir } from "./runtime-dir.js";
+import { BooksFile, booksFileBytes } from "./state/books-file.js";
+import { HandlerRecords, NO_RECORDS } from "./state/records.js";
+import { type Recovery, recover } from "./state/recover.js";
+import { STATE_VERSION } from "./state/saved-handler.js";
+import { type Report, StateFiles } from "./state/state-files.js";
 
 /** Streams get this long to take what is left and their end, when the daemon stops. */
 const STOP_STREAMS_MS = 3000;
+/** Nobody counts while handlers are left to the next daemon: who keeps up has taken what is left in a fraction of this. */
+const SUSPEND_STREAMS_MS = 1000;
 const STOP_SERVER_MS = 1000;
+const BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id";
 const HOUSEKEEPING_MS = 1000;
 const NS_PER_MS = 1e6;
 
@@ -51,8 +71,18 @@ export interface Daemon {
   readonly host: DispatcherHost;
   /** As bound. */
   readonly listen: readonly string[];
-  /** Ends every stream, closes everything, removes what it created. Idempotent. */
-  stop(): Promise<void>;
+  /** HOST:PORT as bound; empty when no metrics are served. */
+  readonly metrics: string;
+  /** What it serves, and to how many, in one line for the service manager. */
+  status(): string;
+  /** Puts in force what can be while it runs. Rejects when the configuration will not do, and changes nothing then. */
+  reload(config: DaemonConfig): Promise<ReloadReport>;
+  /** Ends every stream, closes everything, removes what it created. With `keep` handlers are left to the next daemon. Idempotent. */
+  stop(options?: StopOptions): Promise<void>;
+}
+
+export interface StopOptions {
+  readonly keep: boolean;
 }
 
 /** Undone in reverse, also when the start fails half-way. */
@@ -76,9 +106,17 @@ export async function startDaemon(
   onFatal: (error: Error) => void,
 ): Promise<Daemon> {
   const undo = new Undo();
+  // A daemon that does not get to its feet leaves everything as it found it.
+  const stopping = { keep: true };
   try {
-    const running = await start(config, version, log, onFatal, undo);
-    return { ...running, stop: () => undo.run() };
+    const running = await start(config, version, log, onFatal, undo, stopping);
+    return {
+      ...running,
+      stop: ({ keep } = { keep: false }) => {
+        stopping.keep = keep;
+        return undo.run();
+      },
+    };
   } catch (error) {
     await undo.run();
     throw error;
@@ -91,9 +129,11 @@ async function start(
   log: Logger,
   onFatal: (error: Error) => void,
   undo: Undo,
+  stopping: StopOptions,
 ): Promise<Omit<Daemon, "stop">> {
   const now = monotonicClock();
   const startedNs = now();
+  const live = new LiveConfig(config);
   const runtimeDir = new RuntimeDir(config.runtimeDir);
   undo.push(() => runtimeDir.close());
   const { source, fallbackReason } = chooseSource(config.source, config.ringKib * 1024);
@@ -101,13 +141,36 @@ async function start(
 
   const { capacity, dispatchers } = config;
   const { bytes } = tableLayout(capacity, dispatchers);
+  const bootId = readFileSync(BOOT_ID_FILE, "utf8").trim();
+  const warn = (message: string, fields: Record<string, unknown>): void => log.warn(fields, message);
+  const stateFiles = new StateFiles(runtimeDir.stateDir(), warn);
+  // Before the files that it reads are replaced.
+  const recovery = recoverFrom(runtimeDir, stateFiles, bootId, warn);
+  const { generationFloor } = recovery;
+  const recovered = config.restart === "keep" ? recovery.handlers : [];
+  if (config.restart === "end") for (const { saved } of recovery.handlers) stateFiles.removeHandler(saved.slot);
+  stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor });
   const tableFile = runtimeDir.createTable(bytes);
   undo.push(() => tableFile.close());
   const memory = viewMemory(tableFile.address, bytes);
   const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
+  const held = recovered.map(handleOf).filter(({ slot }) => slot < capacity);
+  adoptSlots(memory, layout, held, generationFloor);
+  undo.push(() => {
+    const highest = Math.max(generationFloor, highestGeneration(memory, layout));
+    try {
+      stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor: highest });
+    } catch (error) {
+      log.error({ err: error }, "the next daemon cannot be told which ids were given out");
+    }
+  });
+  const booksBytes = booksFileBytes(capacity);
+  const booksMapped = runtimeDir.createBooks(booksBytes);
+  undo.push(() => booksMapped.close());
+  const booksFile = BooksFile.format(viewMemory(booksMapped.address, booksBytes), capacity);
   const shared = new SharedMemory(capacity, dispatchers);
   const words = new AtomicWords(memory);
-  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS);
+  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS, generationFloor);
   const counters = new SlotCounters(memory, layout);
 
   const shortfall = memoryShortfall(config, config.limits.memoryMaxBytes);
@@ -141,11 +204,13 @@ async function start(
       broker.dispatcherDied(index);
       return table.bury(index);
     },
+    onReplaced: (index, restarts) => log.warn({ dispatcher: index, restarts }, "dispatcher replaced"),
     onPinningProblem: (index, problem) => log.warn({ dispatcher: index }, problem),
     onFatal,
   });
   undo.push(() => host.stop());
 
+  const liveness = new LivenessWatch(host.threads, now, (level, fields, message) => log[level](fields, message));
   const tally = new Tally();
   const audit = new BooksAudit((message, fields) => log.error(fields, message));
   let housekeeping: NodeJS.Timeout | null = null;
@@ -154,7 +219,8 @@ async function start(
   const armedEvents: ArmedEvents = new ArmedEvents({
     source,
     tellAll: (control) => host.tellAll(control),
-    onArmed: () => {
+    onArmed: ({ event, rate }) => {
+      log.info({ event: event.name, rate: rateText(rate) }, "event armed");
       // Only while something is armed: an idle daemon has nothing to look after.
       if (housekeeping !== null) return;
       overload.begin();
@@ -162,8 +228,10 @@ async function start(
         kernelLoss.poll(broker.handlers);
         taskTracking.poll(broker.handlers);
         slowDispatches.poll(broker.handlers);
+        liveness.look();
         void overload.look();
         void machine.look();
+        booksFile.aliveNs = now();
       }, HOUSEKEEPING_MS);
     },
     onProblem,
@@ -172,6 +240,7 @@ async function start(
       const reading = kernelLoss.retire(armed, broker.handlers);
       tally.retireEvent(counters, reading);
       audit.checkEvent({ name: armed.event.name, drained: counters.SAMPLES, ...reading });
+      log.info({ event: armed.event.name, samples: counters.SAMPLES, kernel_lost: reading.lost ?? 0 }, "event closed");
       // No dispatcher counts for a closed event, so its words are free to be cleared for the next one.
       for (const { stats } of host.threads) {
         for (const stat of Object.values(EVENT_STAT)) stats.words[stats.event(armed.index, stat)] = 0;
@@ -195,10 +264,16 @@ async function start(
     dispatchers: host.threads,
     armedEvents,
     kernelLoss,
-    policy: config.overload,
+    get policy() {
+      return live.current.overload;
+    },
     limits: {
-      floorHz: config.limits.overloadRateFloorHz,
-      raiseAfterNs: config.limits.overloadRaiseAfterMs * NS_PER_MS,
+      get floorHz() {
+        return live.limits.overloadRateFloorHz;
+      },
+      get raiseAfterNs() {
+        return live.limits.overloadRaiseAfterMs * NS_PER_MS;
+      },
     },
     canLower: source.kind === "perf",
     now,
@@ -230,6 +305,15 @@ async function start(
   const removalWait = new Float64Array(HISTOGRAM_WORDS);
   const dispatchToStream = new Float64Array(HISTOGRAM_WORDS);
   const sampleToStream = new Float64Array(HISTOGRAM_WORDS);
+  const records =
+    config.restart === "end"
+      ? NO_RECORDS
+      : new HandlerRecords(stateFiles, booksFile, {
+          bootId,
+          source,
+          now,
+          report: (message, fields) => log.error(fields, message),
+        });
   const broker: Broker = new Broker({
     source,
     fallback: fallbackReason !== null,
@@ -241,7 +325,9 @@ async function start(
     auxBytes,
     taskTracking,
     machine,
-    limits: config.limits,
+    get limits() {
+      return live.limits;
+    },
     tally,
     audit,
     removalWait: new LatencyHistogram(removalWait),
@@ -255,8 +341,9 @@ async function start(
       onChange: (intervalMs) => void host.tellAll({ kind: "flush interval", intervalMs }),
     }),
     flushTimes: new FlushTimes(now),
+    records,
     now,
-    log: (event, fields) => log.info(fields, event),
+    log: (event, fields, level = "info") => log[level](fields, event),
   });
   undo.push(() => {
     if (housekeeping !== null) clearInterval(housekeeping);
@@ -265,6 +352,7 @@ async function start(
   const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
 
+  let connections = (): ConnectionsSnapshot => NO_CONNECTIONS;
   const parts: CollectParts = {
     version,
     source,
@@ -286,16 +374,49 @@ async function start(
     dispatchToStream,
     sampleToStream,
     budgets,
+    connections: () => connections(),
     startedNs,
     now,
   };
   const snapshot = () => collect(parts);
   await host.started();
-  const metrics =
-    config.metrics === null ? null : await startMetricsServer(config.metrics, createMetrics(snapshot), log);
+  const stopBroker = (): Promise<void> =>
+    stopping.keep ? broker.suspend(SUSPEND_STREAMS_MS) : broker.stop(STOP_STREAMS_MS);
+  undo.push(stopBroker);
+  const onFault = (error: Error): void => log.error({ err: error }, "internal error");
+  const authority: Authority = new Authority({
+    path: config.policy,
+    insecure: config.insecure,
+    audit: (record) => log.warn(record, "request denied"),
+    peerOf,
+    onChange: () => void revokeHandlers(broker, authority).catch(onFault),
+  });
+  live.onReload(authority);
+  if (recovered.length > 0) {
+    const { gapNsMax, ...counts } = await broker.restore(recovered);
+    const restored = { ...counts, gap_ms_max: Math.round(gapNsMax / NS_PER_MS), killed: recovery.wasKilled };
+    log.info(restored, "handlers of the daemon before this one");
+    // The policy may be another by now.
+    await revokeHandlers(broker, authority);
+  }
+  let phase: DaemonPhase = "starting";
+  const health = new Health({
+    liveness,
+    source,
+    fallbackReason,
+    armed: () => armedEvents.all.length,
+    phase: () => phase,
+    now,
+  });
+  const scraped = createMetrics(() => {
+    liveness.look();
+    return snapshot();
+  }, now);
+  const metrics = config.metrics === null ? null : await startMetricsServer(config.metrics, scraped, health, log);
   if (metrics !== null) undo.push(() => metrics.close());
   const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
   const implementation = brokerImplementation({
+    authority,
     broker,
     source,
     snapshot,
@@ -307,12 +428,28 @@ async function start(
       onFallback: (problem) =>
         log.warn({ problem }, "grpc-js is not as expected: samples are sent through it, which is slower"),
     }),
-    onFault: (error) => log.error({ err: error }, "internal error"),
+    onFault,
   });
-  const server = await startGrpcServer(config.listen, implementation, config.limits.messageMaxBytes);
+  const server = await startGrpcServer({
+    ...config,
+    passed: passedSockets(log),
+    implementation,
+    mayReflect: (call, rpc) => authority.identify(call, rpc).requireRule(),
+    onFault,
+    messageMaxBytes: config.limits.messageMaxBytes,
+    limits: config.connectionLimits,
+    now,
+    log: (level, fields, message) => log[level](fields, message),
+  });
   addresses.listen = server.addresses;
+  connections = () => server.stats();
   undo.push(() => server.close(STOP_SERVER_MS));
-  undo.push(() => broker.stop(STOP_STREAMS_MS));
+  // Before the server closes; the other time is for a server that could not be had.
+  undo.push(stopBroker);
+  phase = "serving";
+  undo.push(() => {
+    phase = "stopping";
+  });
 
   if (dispatchers > ringCpus.length) {
     log.warn(
@@ -333,7 +470,46 @@ async function start(
     },
     "ready",
   );
-  return { host, listen: server.addresses };
+  live.onReload({
+    prepare:
+      ({ logLevel }) =>
+      () => {
+        log.level = logLevel;
+      },
+  });
+  const serving = fallbackReason === null ? source.description : `${source.description} (NO LIVE SAMPLES)`;
+  return {
+    host,
+    listen: server.addresses,
+    metrics: addresses.metrics,
+    status: () => `${serving}, ${count(broker.handlers.length, "handler")}, on ${server.addresses.join(" ")}`,
+    reload: (fresh) => live.reload(fresh),
+  };
+}
+
+function count(number: number, what: string): string {
+  return `${number} ${what}${number === 1 ? "" : "s"}`;
+}
+
+/** What systemd has opened for this process, once: whom this one starts has nothing of it. */
+function passedSockets(log: Logger): PassedSocket[] {
+  const passed = passedFds(process.env, process.pid);
+  for (const name of ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]) delete process.env[name];
+  return passed.flatMap((fd) => {
+    const socket = listeningSocket(fd);
+    if (socket === null) log.info(fd, "passed by the service manager, and no socket to listen on");
+    return socket ?? [];
+  });
+}
+
+function recoverFrom(runtimeDir: RuntimeDir, files: StateFiles, bootId: string, report: Report): Recovery {
+  const left = runtimeDir.openLeft();
+  try {
+    return recover(files, { table: left.table?.memory ?? null, books: left.books?.memory ?? null }, bootId, report);
+  } finally {
+    left.table?.close();
+    left.books?.close();
+  }
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */

@@ -77,6 +77,22 @@ describe("RuntimeDir", () => {
 });
 
 describe("RuntimeDir: the table's file", () => {
+  it("is readable by the group however strict the umask is", (t) => {
+    const dir = new RuntimeDir(temporary(t, "/dev/shm"));
+    t.after(() => dir.close());
+    for (const [umask, mode] of [
+      [0o077, 0o640],
+      [0o027, 0o640],
+      [0o022, 0o644],
+    ]) {
+      const before = process.umask(umask);
+      const file = dir.createTable(4096);
+      process.umask(before);
+      assert.equal(statSync(file.path).mode & 0o777, mode);
+      file.close();
+    }
+  });
+
   it("is zeroed memory that outside readers see change, and goes when it is closed", (t) => {
     const dir = new RuntimeDir(temporary(t, "/dev/shm"));
     t.after(() => dir.close());

@@ -5,6 +5,8 @@
 import {
   chmodSync,
   closeSync,
+  fchmodSync,
+  fstatSync,
   ftruncateSync,
   lstatSync,
   mkdirSync,
@@ -16,7 +18,7 @@ import {
   symlinkSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { mapShared, tryLock, unmap } from "../pmu/ffi.js";
+import { mapShared, tryLock, unmap, viewMemory } from "../pmu/ffi.js";
 
 export class RuntimeDirError extends Error {
   override readonly name = "RuntimeDirError";
@@ -28,9 +30,19 @@ const SHARED_MEMORY_DIR = "/dev/shm";
 /** What mkdtemp completes: where a table lives whose runtime directory is on a disk. */
 const HOME_PREFIX = join(SHARED_MEMORY_DIR, "nmid-");
 const TABLE_FILE = "handlers.table";
+const BOOKS_FILE = "handlers.books";
+const STATE_DIR = "handlers.state";
 const LOCK_FILE = "nmid.lock";
+const TABLE_MODE = 0o644;
+const GROUP_READABLE = 0o640;
 
-export interface TableFile {
+/** Mapped until close. Idempotent. */
+export interface LeftFile {
+  readonly memory: ArrayBuffer;
+  close(): void;
+}
+
+export interface SharedFile {
   readonly address: bigint;
   readonly path: string;
   /** Unmaps and removes the file. Idempotent. */
@@ -62,18 +74,45 @@ export class RuntimeDir {
     }
   }
 
+  /**
+   * The handler table's file. It holds names and counts, which the group may read whatever the umask is, and everybody
+   * where that allows it.
+   */
+  createTable(bytes: number): SharedFile {
+    return this.#create(TABLE_FILE, bytes, TABLE_MODE);
+  }
+
+  /** The file of what handlers' streams have taken (state/records.ts). */
+  createBooks(bytes: number): SharedFile {
+    return this.#create(BOOKS_FILE, bytes, 0o600);
+  }
+
+  /** The table and the books that a daemon has left that was killed; null each where there is none. */
+  openLeft(): { readonly table: LeftFile | null; readonly books: LeftFile | null } {
+    return { table: openLeft(join(this.path, TABLE_FILE)), books: openLeft(join(this.path, BOOKS_FILE)) };
+  }
+
+  /** Where what must outlive the daemon is kept, by its owner alone. */
+  stateDir(): string {
+    const path = join(this.path, STATE_DIR);
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    return path;
+  }
+
   /** A zeroed file of `bytes` on tmpfs, mapped; what an earlier daemon left is replaced. */
-  createTable(bytes: number): TableFile {
-    const path = join(this.path, TABLE_FILE);
+  #create(name: string, bytes: number, mode: number): SharedFile {
+    const path = join(this.path, name);
     removeLeftOver(path);
     const home = onMemory(this.path) ? null : mkdtempSync(HOME_PREFIX);
-    const file = home === null ? path : join(home, TABLE_FILE);
+    const file = home === null ? path : join(home, name);
     if (home !== null) {
       chmodSync(home, 0o755);
       symlinkSync(file, path);
     }
-    // wx: never through a link that somebody has put there meanwhile. Readable by all: it holds names and counts.
-    const fd = openSync(file, "wx+", 0o644);
+    // wx: never through a link that somebody has put there meanwhile.
+    const fd = openSync(file, "wx+", mode);
+    // However strict the umask is.
+    fchmodSync(fd, mode & (~process.umask() | GROUP_READABLE));
     ftruncateSync(fd, bytes);
     const address = mapShared(fd, bytes);
     closeSync(fd);
@@ -106,6 +145,31 @@ function removeLeftOver(path: string): void {
   rmSync(path, { force: true });
   if (home.startsWith(HOME_PREFIX) && dirname(home) === SHARED_MEMORY_DIR)
     rmSync(home, { recursive: true, force: true });
+}
+
+function openLeft(path: string): LeftFile | null {
+  let fd: number;
+  try {
+    fd = openSync(path, "r+");
+  } catch {
+    return null;
+  }
+  try {
+    const bytes = fstatSync(fd).size;
+    if (bytes === 0) return null;
+    const address = mapShared(fd, bytes);
+    let closed = false;
+    return {
+      memory: viewMemory(address, bytes),
+      close: () => {
+        if (closed) return;
+        closed = true;
+        unmap(address, bytes);
+      },
+    };
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function onMemory(path: string): boolean {

@@ -21,9 +21,16 @@ const cWriteBuffer = libc.func("long write(int fd, void *buf, size_t count)");
 const cClose = libc.func("int close(int fd)");
 const cIoctlValue = libc.func("int ioctl(int fd, unsigned long request, unsigned long value)");
 const cFlock = libc.func("int flock(int fd, int operation)");
+const cSocket = libc.func("int socket(int domain, int type, int protocol)");
+const cSendto = libc.func(
+  "long sendto(int fd, void *buf, size_t length, int flags, void *address, uint32 address_length)",
+);
 const cSchedSetaffinity = libc.func("int sched_setaffinity(int pid, size_t size, void *mask)");
 const cSchedGetaffinity = libc.func("int sched_getaffinity(int pid, size_t size, void *mask)");
 const cPrctlName = libc.func("prctl", "int", ["int", "str", "unsigned long", "unsigned long", "unsigned long"]);
+const cGetsockopt = libc.func("int getsockopt(int fd, int level, int name, void *value, void *length)");
+const cGetsockname = libc.func("int getsockname(int fd, void *address, void *length)");
+const cGetgrnam = libc.func("void *getgrnam(const char *name)");
 const cIoctlPointer = libc.func("ioctl", "int", ["int", "unsigned long", "void *"]);
 
 export class Errno extends Error {
@@ -149,6 +156,36 @@ export function tryLock(fd: number): boolean {
   throw new Errno("flock", errno);
 }
 
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+/** sockaddr_un: sun_family, then sun_path. */
+const SUN_PATH_OFFSET = 2;
+
+/** A Unix datagram socket without a name, which Node has no sockets for. */
+export function unixDatagramSocket(): number {
+  return check("socket", cSocket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+}
+
+/**
+ * Sends one datagram, to the socket of this name: a path, or `@` and an abstract name, as systemd writes them. Does not
+ * wait: false when the receiver's queue is full.
+ */
+export function sendToUnix(fd: number, name: string, message: Uint8Array): boolean {
+  const path = Buffer.from(name);
+  if (path[0] === 0x40) path[0] = 0;
+  const address = Buffer.alloc(SUN_PATH_OFFSET + path.length);
+  address.writeUInt16LE(AF_UNIX, 0);
+  path.copy(address, SUN_PATH_OFFSET);
+  const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+  if (cSendto(fd, message, message.byteLength, flags, address, address.length) >= 0) return true;
+  const errno = koffi.errno();
+  if (errno === koffi.os.errno.EAGAIN) return false;
+  throw new Errno("sendto", errno);
+}
+
 const CALLING_THREAD = 0;
 
 /** The kernel leaves CPUs out that the process's cpuset has not, and refuses with EINVAL where none is left. */
@@ -173,6 +210,32 @@ const PR_SET_NAME = 15;
 /** What `top -H` and /proc show of the calling thread; the kernel keeps 15 bytes. */
 export function setThreadName(name: string): void {
   check("prctl", cPrctlName(PR_SET_NAME, name, 0, 0, 0));
+}
+
+const SOL_SOCKET = 1;
+const sockLength = new Uint32Array(1);
+
+/** getsockopt(2) at SOL_SOCKET: writes what there is into `value` and says how many bytes that was. */
+export function socketOption(fd: number, option: number, value: Uint32Array): number {
+  sockLength[0] = value.byteLength;
+  check("getsockopt", cGetsockopt(fd, SOL_SOCKET, option, value, sockLength));
+  return sockLength[0];
+}
+
+/** getsockname(2): the sockaddr that the socket is bound to, as long as it is, up to `address.length`. */
+export function socketName(fd: number, address: Uint8Array): Uint8Array {
+  sockLength[0] = address.byteLength;
+  check("getsockname", cGetsockname(fd, address, sockLength));
+  return address.subarray(0, Math.min(address.length, sockLength[0]));
+}
+
+/** struct group of grp.h: two pointers, then gr_gid. */
+const GR_GID_OFFSET = 16;
+
+/** The id of a group by its name, as the system's name service has it; null where there is none of that name. */
+export function groupId(name: string): number | null {
+  const group: unknown = cGetgrnam(name);
+  return group === null ? null : (koffi.decode(group, GR_GID_OFFSET, "uint32_t") as number);
 }
 
 /** perfmon/pfmlib.h */

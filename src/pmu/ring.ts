@@ -24,7 +24,7 @@ export class RingReader {
     this.words = new Uint32Array(memory, PAGE_BYTES, dataBytes / 4);
     this.wordMask = dataBytes / 4 - 1;
     this.dataBytes = dataBytes;
-    this.#tail = Number(Atomics.load(this.#control, MMAP_PAGE.DATA_TAIL / 8));
+    this.#tail = this.loadTail();
   }
 
   get tail(): number {
@@ -34,6 +34,11 @@ export class RingReader {
   /** Bytes written so far. Pairs with the writer's release: records below the head may be read after this load. */
   loadHead(): number {
     return Number(Atomics.load(this.#control, MMAP_PAGE.DATA_HEAD / 8));
+  }
+
+  /** The tail as whoever drains the ring has stored it: for who looks on from elsewhere. */
+  loadTail(): number {
+    return Number(Atomics.load(this.#control, MMAP_PAGE.DATA_TAIL / 8));
   }
 
   /** Gives everything below `position` back to the writer. Every read of it must be done. */

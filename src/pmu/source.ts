@@ -308,7 +308,10 @@ export interface Source {
   open(event: ResolvedEvent, shape: EventShape): OpenEvent;
   /** Task records from now on. Throws PmuError; then nothing stays open. */
   openTasks(shape: TaskShape): OpenTasks;
-  taskSnapshot(): TaskSnapshot;
+  /** Where the processes are this machine's, those that are not `wanted` are left out unread. */
+  taskSnapshot(wanted?: (pid: number) => boolean): TaskSnapshot;
+  /** Why the default event cannot be opened now, or null when it can: tried, not looked up. Absent: it always can. */
+  whyNotAble?(): string | null;
   /** A handler has subscribed and there was none before: a replay begins. No effect on other sources. */
   begin(): void;
   /** Called when a replay has written its last record and the rings have been drained. Never for other sources. */

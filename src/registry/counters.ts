@@ -23,6 +23,15 @@ export interface DispatcherCounters {
   readonly dispatchTime: readonly number[];
 }
 
+/** Books of a handler that goes on in another table. `losses` is by LOSS_REASONS, without what dispatchers count. */
+export interface CarriedCounts {
+  readonly matched: number;
+  readonly queueFull: number;
+  readonly memory: number;
+  readonly delivered: number;
+  readonly losses: readonly number[];
+}
+
 export class SlotCounters {
   readonly #doubles: Float64Array;
   readonly #layout: TableLayout;
@@ -62,6 +71,13 @@ export class SlotCounters {
     this.#doubles[at + DISPATCHER.MATCHED / 8] = matched;
     this.#doubles[at + DISPATCHER.QUEUE_FULL / 8] = queueFull;
     this.#doubles[at + DISPATCHER.MEMORY / 8] = memory;
+  }
+
+  /** What the slot's handler had before this table was made, on dispatcher 0's account. Only in CLAIMED. */
+  carry(slot: number, { matched, queueFull, memory, delivered, losses }: CarriedCounts): void {
+    this.amend(slot, 0, matched, queueFull, memory);
+    this.#doubles[(slotAt(this.#layout, slot) + SLOT.DELIVERED) / 8] = delivered;
+    this.#doubles.set(losses, (slotAt(this.#layout, slot) + SLOT.LOSSES) / 8);
   }
 
   /** Serial number of the last batch that dispatcher `d` has offered to the handler. */

@@ -67,7 +67,7 @@ export function generationOfId(id: number): number {
 
 export const LINE_BYTES = 64;
 export const MAGIC = "NMIDHTBL";
-export const LAYOUT_VERSION = 2;
+export const LAYOUT_VERSION = 3;
 
 /** Why samples of a handler were lost: index into a slot's `losses`, and LossReason's numbers on the wire. */
 export const LOSS_REASONS = [
@@ -82,6 +82,7 @@ export const LOSS_REASONS = [
   "KERNEL",
   "DISPATCHER_DIED",
   "MEMORY",
+  "RESTART",
 ] as const;
 
 export type FieldType = "u32" | "f64" | "text";

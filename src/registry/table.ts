@@ -82,18 +82,22 @@ export class HandlerTable {
   readonly #looks: number;
   readonly #bytes: Uint8Array;
   readonly #doubles: Float64Array;
+  readonly #generationFloor: number;
 
+  /** Generations begin above `generationFloor`: an earlier table of the same file may have given out those up to it. */
   constructor(
     memory: ArrayBuffer,
     layout: TableLayout,
     doorbell: Doorbell,
     words: SharedWords = new AtomicWords(memory),
     looks = 0,
+    generationFloor = 0,
   ) {
     this.layout = layout;
     this.#words = words;
     this.#doorbell = doorbell;
     this.#looks = looks;
+    this.#generationFloor = generationFloor;
     this.#bytes = new Uint8Array(memory);
     this.#doubles = new Float64Array(memory, 0, Math.floor(memory.byteLength / 8));
   }
@@ -138,7 +142,7 @@ export class HandlerTable {
       slot = seen;
     }
     const base = this.#base(slot);
-    const generation = 1;
+    const generation = nextGeneration(this.#generationFloor);
     // push: the slot is this registrar's alone until the head points to it.
     words.store(base + SLOT.STATE / 4, packState(generation, STATE.CLAIMED));
     const head = HEADER.LIST_HEAD / 4;

@@ -1,7 +1,6 @@
 /** Starting beside another daemon, after a dead one, without permission; stopping; and looking in from outside. */
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import os from "node:os";
 import path from "node:path";
 import process from "node:process";
 import { type TestContext, test } from "node:test";
@@ -9,20 +8,13 @@ import { connect, type GetStatusResponse } from "../../clients/typescript/index.
 import { BOUNDED } from "../support/bound.js";
 import { DAEMON_MAIN, DaemonError, type RunningDaemon, startDaemon } from "../support/daemon.js";
 import { connectTo } from "../support/live.js";
+import { EVERYBODY, policyFile } from "../support/policy.js";
 import { hasCommand, startNmictl, startProcess } from "../support/process.js";
+import { makeRuntimeDir } from "../support/runtime-dir.js";
 import { checkEnd, deregisterAndCheck, subscribeNew } from "../support/stream-reader.js";
 
 const NOBODY = 65_534;
 const SYNTHETIC = ["--source", "synthetic:2000"];
-
-/** A runtime directory that outlives the daemons in it; removed after the test. */
-function makeRuntimeDir(t: TestContext): { readonly dir: string; readonly args: readonly string[]; socket: string } {
-  const home = fs.existsSync("/dev/shm") ? "/dev/shm" : os.tmpdir();
-  const dir = fs.mkdtempSync(path.join(home, "nmid-"));
-  t.after(() => fs.rmSync(dir, { recursive: true, force: true }));
-  const socket = path.join(dir, "nmid.sock");
-  return { dir, socket, args: ["--runtime-dir", dir, "--listen", `unix:${socket}`] };
-}
 
 async function refusedToStart(t: TestContext, args: readonly string[], message: RegExp): Promise<void> {
   await assert.rejects(startDaemon(t, { args }), (error: unknown) => {
@@ -35,7 +27,9 @@ async function refusedToStart(t: TestContext, args: readonly string[], message: 
 
 test("a second daemon in the first one's place says so and leaves it alone", BOUNDED, async (t) => {
   const { dir, socket, args } = makeRuntimeDir(t);
-  const first = await startDaemon(t, { args: [...SYNTHETIC, ...args, "--listen", "127.0.0.1:0"] });
+  const first = await startDaemon(t, {
+    args: [...SYNTHETIC, ...args, "--listen", "127.0.0.1:0", ...policyFile(t, EVERYBODY).args],
+  });
   const tcp = first.addresses[1];
   const client = connectTo(t, first);
   const reader = await subscribeNew(client, { name: "undisturbed", events: [] });
@@ -79,7 +73,8 @@ async function printTable(t: TestContext, daemon: RunningDaemon, dir: string): P
 
 test("after SIGKILL the table tells of the dead, and the next daemon takes over what it left", BOUNDED, async (t) => {
   const { dir, socket, args } = makeRuntimeDir(t);
-  const dead = await startDaemon(t, { args: [...SYNTHETIC, ...args] });
+  // What comes of the handlers where they are kept: restart.test.ts.
+  const dead = await startDaemon(t, { args: [...SYNTHETIC, "--restart", "end", ...args] });
   const client = connectTo(t, dead);
   const reader = await subscribeNew(client, { name: "bereft", events: [] });
   await reader.untilMore(10);
@@ -95,7 +90,7 @@ test("after SIGKILL the table tells of the dead, and the next daemon takes over 
   );
   assert.ok(fs.existsSync(socket));
 
-  const next = await startDaemon(t, { args: [...SYNTHETIC, ...args] });
+  const next = await startDaemon(t, { args: [...SYNTHETIC, "--restart", "end", ...args] });
   const nextClient = connectTo(t, next);
   assert.deepEqual((await nextClient.listHandlers()).handlers, []);
   assert.deepEqual((await printTable(t, next, dir)).slots, []);
@@ -134,7 +129,9 @@ for (const { signal, dispatchers, rate } of STOPS) {
   test(`${signal}, ${dispatchers} dispatchers: streams end, nothing is left, exit code 0`, BOUNDED, async (t) => {
     const { dir, socket, args } = makeRuntimeDir(t);
     const source = ["--source", `synthetic:${rate}`, "--dispatchers", String(dispatchers)];
-    const daemon = await startDaemon(t, { args: [...source, ...args] });
+    // A service manager's signal would leave the handlers to the next daemon: restart.test.ts.
+    const restart = ["--restart", signal === "SIGTERM" ? "end" : "keep"];
+    const daemon = await startDaemon(t, { args: [...source, ...restart, ...args] });
     const client = connectTo(t, daemon);
     const readers = await Promise.all(
       ["one", "two"].map((name) => subscribeNew(client, { name, events: [], queue: { maxBytes: 16 * 1024 * 1024 } })),
@@ -153,7 +150,7 @@ for (const { signal, dispatchers, rate } of STOPS) {
 
 test("a reader that never reads does not keep the daemon from stopping", BOUNDED, async (t) => {
   const { socket, args } = makeRuntimeDir(t);
-  const daemon = await startDaemon(t, { args: ["--source", "synthetic:200000", ...args] });
+  const daemon = await startDaemon(t, { args: ["--source", "synthetic:200000", "--restart", "end", ...args] });
   const client = connectTo(t, daemon);
   const other = connectTo(t, daemon);
   const healthy = await subscribeNew(other, { name: "healthy", events: [{ frequencyHz: 100 }] });

@@ -273,7 +273,7 @@ describe("a reader in C that knows docs/handler-table.md", { skip: noCompiler },
     header.write("NMIDHTBL");
     assert.match(refusal(header), /not complete yet/);
     header.writeUInt32LE(LAYOUT_VERSION + 1, HEADER.VERSION);
-    assert.match(refusal(header), /layout version 3, not 2/);
+    assert.match(refusal(header), /layout version 4, not 3/);
     header.writeUInt32LE(LAYOUT_VERSION, HEADER.VERSION);
     header.writeUInt32LE(1, HEADER.CAPACITY);
     header.writeUInt32LE(4096, HEADER.SLOTS_AT);

@@ -22,7 +22,7 @@
 
 static const char MAGIC[] = "NMIDHTBL";
 
-enum { LAYOUT_VERSION = 2, HEADER_BYTES = 192 };
+enum { LAYOUT_VERSION = 3, HEADER_BYTES = 192 };
 
 enum header {
     MAGIC_AT = 0,
@@ -59,7 +59,7 @@ enum block {
     BLOCK_BYTES = 256,
 };
 
-enum { NAME_BYTES = 64, EVENTS_BYTES = 128, LOSS_REASONS = 11, LOSS_QUEUE_FULL = 1, LOSS_MEMORY = 10, BUCKETS = 15 };
+enum { NAME_BYTES = 64, EVENTS_BYTES = 128, LOSS_REASONS = 12, LOSS_QUEUE_FULL = 1, LOSS_MEMORY = 10, BUCKETS = 15 };
 
 enum { STATE_BITS = 3, FREE = 0, CLAIMED = 1, IDS_PER_GENERATION = 65536 };
 static const char *const STATE_NAMES[] = {"FREE", "CLAIMED", "ACTIVE", "DRAINING"};

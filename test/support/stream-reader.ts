@@ -17,6 +17,8 @@ import { Conditions } from "./conditions.js";
 export interface ReaderOptions {
   /** Aborting breaks the stream; `done` then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
+  /** Go on in another stream when one breaks. */
+  readonly resume?: boolean;
   /** Called for every batch, after it has been counted; the stream waits for it. */
   readonly onBatch?: (batch: SampleBatch) => void | Promise<void>;
   /** Pull `started` and nothing more until resume(). */
@@ -107,9 +109,11 @@ export class StreamReader {
     return this.losses.reduce((sum, { loss }) => sum + (loss.reason === reason ? loss.count : 0), 0);
   }
 
-  async #read(client: BrokerClient, { signal, onBatch }: ReaderOptions): Promise<void> {
+  async #read(client: BrokerClient, { signal, onBatch, resume = false }: ReaderOptions): Promise<void> {
     this.ledger.begin();
-    for await (const delivery of client.subscribe(this.handlerId, { signal })) {
+    const deliveries = client.subscribe(this.handlerId, { signal, resume });
+    for await (const delivery of deliveries) {
+      if (this.ledger.streams < deliveries.streams) this.ledger.begin();
       this.#take(delivery);
       this.#conditions.changed();
       if (delivery.kind === "samples") await onBatch?.(delivery);

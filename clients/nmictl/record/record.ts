@@ -11,6 +11,9 @@ import {
   type Started,
   type Tasks,
 } from "../../typescript/index.js";
+import { formatNs } from "../output.js";
+import { patiently } from "../patience.js";
+import { isRestartGap } from "../restart-gap.js";
 import { CLOCK_IDS } from "./abi.js";
 import { MappedFiles } from "./build-id.js";
 import { clockFeature, commandLineFeature, hostFeatures, versionFeature } from "./features.js";
@@ -132,6 +135,7 @@ class Recorder {
   #samples = 0;
   #lost = 0;
   #failed = false;
+  #gapFrom = -1n;
 
   constructor(
     client: BrokerClient,
@@ -206,7 +210,8 @@ class Recorder {
     if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
     this.#workload?.kill();
     if (!this.#failed && this.#source !== "replay") await delay(2 * FLUSH_INTERVAL_MS);
-    await this.#client.deregister(handlerId, { discard: this.#failed }).catch((error: unknown) => {
+    const deregister = () => this.#client.deregister(handlerId, { discard: this.#failed });
+    await patiently(deregister, this.#failed ? 0 : undefined).catch((error: unknown) => {
       if (!(error instanceof RpcError && error.code === "NOT_FOUND")) this.#abandon.abort(error);
     });
   }
@@ -214,7 +219,8 @@ class Recorder {
   async #take(delivery: Delivery): Promise<void> {
     switch (delivery.kind) {
       case "started":
-        return this.#begin(delivery);
+        // Of a stream that was resumed: the recording goes on.
+        return this.#recording === undefined ? this.#begin(delivery) : undefined;
       case "tasks":
         return this.#tasks(delivery);
       case "samples":
@@ -224,8 +230,10 @@ class Recorder {
       case "aux":
         return;
       case "end":
-        if (delivery.reason === "OVERFLOWED" || delivery.reason === "DAEMON_STOPPING") {
-          this.#context.note(`the recording ends early: ${delivery.reason}`);
+        if (["OVERFLOWED", "DAEMON_STOPPING", "NOT_REARMED"].includes(delivery.reason)) {
+          this.#context.note(
+            `the recording ends early: ${[delivery.reason, delivery.message].filter(Boolean).join(": ")}`,
+          );
           this.#failed = true;
         }
         return;
@@ -323,9 +331,17 @@ class Recorder {
 
   async #loss(loss: Loss): Promise<void> {
     this.#lost += loss.count;
+    if (isRestartGap(loss)) this.#noteGap(loss);
     const recording = this.#open;
     recording.writer.loss(loss);
     await recording.flushLarge();
+  }
+
+  /** Each event is told of it. */
+  #noteGap({ firstTime, lastTime }: Loss): void {
+    if (firstTime === this.#gapFrom) return;
+    this.#gapFrom = firstTime;
+    this.#context.note(`the daemon was restarted: nothing was recorded for ${formatNs(Number(lastTime - firstTime))}`);
   }
 
   async #close(): Promise<void> {

@@ -6,7 +6,9 @@
  * readers need not read through to know its features: the sections are appended, and one write of the file's head, over
  * the pipe format's, makes it so. Whatever ends the writer earlier leaves a recording of what was written.
  */
+
 import type { Loss, ResolvedEvent, SampleBatch, TaskRecord } from "../../typescript/index.js";
+import { isRestartGap } from "../restart-gap.js";
 import { EVENT_UPDATE_NAME, FEATURE, type Feature, RECORD, RECORD_BYTES_MAX } from "./abi.js";
 import { type AttrOptions, attrBytes, encodeAttr, sampleType } from "./attr.js";
 import { EventIds } from "./event-ids.js";
@@ -151,7 +153,7 @@ export class PerfDataWriter {
   /** As the kernel tells of records that its ring had no room for. */
   loss(loss: Loss): void {
     const count = loss.count + loss.tasks;
-    if (count === 0) return;
+    if (count === 0 && !isRestartGap(loss)) return;
     const id = this.#ids.of(loss.eventIndex, -1);
     this.out.begin(RECORD.LOST);
     this.out.u64(id);

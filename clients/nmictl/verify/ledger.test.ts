@@ -38,6 +38,7 @@ function end(delivered: number, lost: number, change: Partial<End> = {}): End {
     delivered,
     lost,
     reason: "DEREGISTERED",
+    message: "",
     events: [
       {
         eventIndex: 0,

@@ -58,6 +58,8 @@ export class StreamLedger {
   readonly events: EventLedger[] = [];
   readonly losses = new Map<string, number>();
   readonly eventWide = new Map<string, number>();
+  /** Told by the event: the daemon was not there. */
+  readonly gaps: Loss[] = [];
   readonly problems: string[] = [];
   #streams = 0;
   #startedThisStream = true;
@@ -171,6 +173,11 @@ export class StreamLedger {
 
   #lose(loss: Loss): void {
     const { count, reason, eventIndex } = loss;
+    // Of the time between two daemons nobody knows how many there would have been.
+    if (loss.eventWide && reason === "RESTART" && count === 0) {
+      this.gaps.push(loss);
+      return;
+    }
     if (count <= 0) this.#problem(`a loss of ${count} for ${reason}`);
     if (loss.eventWide) {
       // Nobody knows whether it was this handler's: it has no numbers and is in no books.
@@ -211,14 +218,16 @@ export class StreamLedger {
     const reasons = books.flatMap(({ source, losses }) => (losses === undefined ? [] : [{ source, losses }]));
     this.#sameLosses(reasons);
     const events = books.find((own) => own.events !== undefined)?.events;
-    if (this.end === null) this.#takeBackSurplus(first.delivered, events ?? []);
+    if (this.end === null) this.#takeBackSurplus(first.delivered, events ?? [], reasons[0]?.losses);
     this.#against(first, events, reasons[0]?.losses);
   }
 
   /** A stream that broke for good: its last messages may have arrived after the daemon took them for lost. */
-  #takeBackSurplus(delivered: number, events: readonly EventBooks[]): void {
+  #takeBackSurplus(delivered: number, events: readonly EventBooks[], losses: readonly LossCount[] | undefined): void {
+    const booked = new Map(losses?.map(({ reason, count }) => [reason as string, count]));
     const isMore = (): boolean =>
       this.samples > delivered ||
+      (losses !== undefined && [...this.losses].some(([reason, count]) => count > (booked.get(reason) ?? 0))) ||
       events.some((event) => (this.events[event.eventIndex]?.samples ?? 0) > event.delivered);
     for (let last = this.#latest.at(-1); last !== undefined && isMore(); last = this.#latest.at(-1)) {
       this.takeBack(last.sequence);

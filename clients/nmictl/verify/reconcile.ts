@@ -42,6 +42,9 @@ export interface Report {
   readonly ends: Readonly<Record<string, number>>;
   readonly streamsBroken: number;
   readonly streamsResumed: number;
+  /** Of the daemon, and the time that the handler that was there all along was told of; 0 where no clock can say. */
+  readonly restarts: number;
+  readonly gapMs: number;
   /** Lower bounds. */
   readonly throttled: Readonly<Record<string, number>>;
   readonly refused: Readonly<Record<string, number>>;
@@ -57,7 +60,11 @@ export function reconcile(run: Run): Report {
   const { subjects, before, after } = run;
   const unchecked: string[] = [];
   const checks = [
-    { what: "books that the daemon found unbalanced; none", left: after.unbalanced - before.unbalanced, right: 0 },
+    {
+      what: "books that the daemon found unbalanced; none",
+      left: after.unbalanced - (run.restarts > 0 ? 0 : before.unbalanced),
+      right: 0,
+    },
     ...totalsChecks(run, unchecked),
   ];
   const imbalances = [
@@ -79,6 +86,8 @@ export function reconcile(run: Run): Report {
     ends: endCounts(subjects),
     streamsBroken: sum(subjects, ({ broken }) => broken),
     streamsResumed: sum(subjects, ({ ledger }) => Math.max(0, ledger.streams - 1)),
+    restarts: run.restarts,
+    gapMs: gapMs(run.witness),
     throttled: Object.fromEntries(run.throttled),
     refused: Object.fromEntries(run.refused),
     checks,
@@ -156,7 +165,14 @@ function witnessChecks(run: Run, total: Totals, told: (reason: string) => number
   ];
 }
 
-function whoElse({ before, after, subjects, quiet }: Run, total: Totals): string | null {
+/** Each of its events was told of each. */
+function gapMs({ ledger }: Subject): number {
+  const ns = sum(ledger.gaps, ({ firstTime, lastTime }) => Number(lastTime - firstTime));
+  return Math.round(ns / 1e6 / Math.max(1, ledger.events.length));
+}
+
+function whoElse({ before, after, subjects, quiet, restarts }: Run, total: Totals): string | null {
+  if (restarts > 0) return `the daemon was restarted ${restarts} times, and counts from its start`;
   if (before.handlers > 0 || before.events.length > 0) return "other handlers were registered before";
   if (total.registrations !== subjects.length) return "other handlers registered meanwhile";
   if (!quiet) return `${after.handlers} handlers and ${after.events.length} events were left at the end`;

@@ -7,7 +7,9 @@ import {
   type GetStatusResponse,
   type RegisterRequest,
   RpcError,
+  type TlsOptions,
 } from "../../typescript/index.js";
+import { patiently } from "../patience.js";
 import { Random } from "./random.js";
 import { Removals } from "./removals.js";
 import { ROLES, type Role, type World } from "./roles.js";
@@ -15,6 +17,7 @@ import { CALL_MS_MAX, Subject } from "./subject.js";
 
 export interface RunOptions {
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly seconds: number;
   /** At a time, beside the one that gets everything. */
   readonly handlers: number;
@@ -43,6 +46,8 @@ export interface Run {
   readonly throttled: ReadonlyMap<string, number>;
   /** Requests that the daemon would not have, with its reason: a recording lacks callchains, the table is full. */
   readonly refused: ReadonlyMap<string, number>;
+  /** Daemons beside the first one. */
+  readonly restarts: number;
   /** No more handlers and events were left at the end than there were before. */
   readonly quiet: boolean;
 }
@@ -58,7 +63,7 @@ const QUIET_POLL_MS = 20;
 const REFUSED_PAUSE_MS = 200;
 
 export async function run(options: RunOptions): Promise<Run> {
-  using client = connect(options.address, { timeoutMs: CALL_MS_MAX });
+  using client = connect(options.address, { timeoutMs: CALL_MS_MAX, tls: options.tls });
   const before = await client.getStatus();
   using removals = await Removals.watch(client, NAME_PREFIX);
   return await new Runner(client, removals, options, before).run();
@@ -74,6 +79,7 @@ class Runner {
   readonly #refused = new Map<string, number>();
   readonly #throttled = new Map<string, number>();
   readonly #pids = new Set<number>();
+  readonly #daemons = new Set<number>();
   #names = 0;
 
   constructor(client: BrokerClient, removals: Removals, options: RunOptions, before: GetStatusResponse) {
@@ -81,6 +87,7 @@ class Runner {
     this.#removals = removals;
     this.#options = options;
     this.#before = before;
+    this.#daemons.add(before.pid);
     // Every handler waits on it.
     setMaxListeners(0, this.#over.signal);
   }
@@ -100,7 +107,7 @@ class Runner {
       await Promise.all(slots);
     });
 
-    this.#noteThrottled(await this.#client.getStatus());
+    this.#noteThrottled(await this.#status());
     // A recording ends when it will, with whoever is there.
     const witnessWasLast = !witness.ended;
     await witness.deregister();
@@ -117,7 +124,15 @@ class Runner {
       throttled: this.#throttled,
       refused: this.#refused,
       quiet,
+      restarts: this.#daemons.size - 1,
     };
+  }
+
+  /** Of a daemon that may be being restarted. */
+  async #status(): Promise<GetStatusResponse> {
+    const status = await patiently(() => this.#client.getStatus());
+    this.#daemons.add(status.pid);
+    return status;
   }
 
   /** Lets `work` go on for the time of the run, or until the source has ended; it must end soon after. */
@@ -159,6 +174,7 @@ class Runner {
     const name = `${NAME_PREFIX}${this.#names++} ${role}`;
     const registered = await Subject.register({
       address: this.#options.address,
+      tls: this.#options.tls,
       removals: this.#removals,
       role,
       request: { ...request, name },
@@ -199,7 +215,7 @@ class Runner {
   /** Until the run is over, or the source has ended. */
   async #watchStatus(witness: Subject): Promise<void> {
     while (!this.#over.signal.aborted && !witness.ended) {
-      this.#noteThrottled(await this.#client.getStatus());
+      this.#noteThrottled(await this.#status());
       await this.#pass(STATUS_MS);
     }
   }
@@ -213,7 +229,7 @@ class Runner {
   async #untilQuiet(): Promise<{ after: GetStatusResponse; quiet: boolean }> {
     const giveUpAt = performance.now() + QUIET_MS_MAX;
     for (;;) {
-      const after = await this.#client.getStatus();
+      const after = await this.#status();
       // Others that were there before may well stay.
       const quiet = after.handlers <= this.#before.handlers && after.events.length <= this.#before.events.length;
       if (quiet || performance.now() > giveUpAt) return { after, quiet };

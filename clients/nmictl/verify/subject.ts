@@ -7,7 +7,9 @@ import {
   type RegisterRequest,
   RpcError,
   type SampleBatch,
+  type TlsOptions,
 } from "../../typescript/index.js";
+import { patiently } from "../patience.js";
 import { type DaemonBooks, StreamLedger } from "./ledger.js";
 import type { Removals } from "./removals.js";
 
@@ -30,6 +32,7 @@ const SMALL_WINDOW_BYTES = 65_535;
 
 export interface SubjectOptions {
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly removals: Removals;
   readonly role: string;
   readonly request: RegisterRequest;
@@ -53,6 +56,10 @@ export class Subject {
   readonly #disconnects: boolean;
   #books: DeregisterResponse | null = null;
   #discarded = false;
+  /** It was removed before its broken stream could be resumed. */
+  #gone = false;
+  /** It went while the daemon was restarted, and its last books with it. */
+  #unseen = false;
   /** The last stream was broken on purpose. */
   #brokenOff = false;
   /** Aborting it breaks the stream. */
@@ -75,6 +82,7 @@ export class Subject {
   static async register(options: SubjectOptions): Promise<{ subject: Subject; frequencyHz: number }> {
     const client = connect(options.address, {
       timeoutMs: CALL_MS_MAX,
+      tls: options.tls,
       channelOptions: {
         "grpc.use_local_subchannel_pool": 1,
         ...(options.request.queue?.maxBytes ? { "grpc-node.flow_control_window": SMALL_WINDOW_BYTES } : {}),
@@ -82,6 +90,7 @@ export class Subject {
     });
     try {
       const { handlerId, events } = await client.register(options.request);
+      options.removals.expect(handlerId);
       return { subject: new Subject(client, handlerId, options), frequencyHz: events[0]?.frequencyHz ?? 0 };
     } catch (error) {
       client.close();
@@ -104,11 +113,12 @@ export class Subject {
 
   async #read(signal: AbortSignal, onStarted: () => void): Promise<void> {
     for (let attempt = 0; ; attempt++) {
+      let begun = 0;
       try {
-        let begun = false;
-        for await (const delivery of this.#client.subscribe(this.handlerId, { signal })) {
-          if (!begun) this.ledger.begin();
-          begun = true;
+        const deliveries = this.#client.subscribe(this.handlerId, { signal });
+        for await (const delivery of deliveries) {
+          // More than one where the stream was resumed, because the daemon was restarted.
+          for (; begun < Math.max(1, deliveries.streams); begun++) this.ledger.begin();
           this.ledger.take(delivery);
           if (delivery.kind === "started") onStarted();
           if (delivery.kind === "samples") this.#onBatch(delivery);
@@ -118,12 +128,16 @@ export class Subject {
         return;
       } catch (error) {
         if (signal.aborted) return;
-        // The daemon may learn of the last stream's end after we have asked for the next.
+        // The daemon may learn of the last stream's end after we have asked for the next, or be in the middle of a restart.
         const early =
-          error instanceof RpcError && error.code === "FAILED_PRECONDITION" && /live stream/.test(error.message);
+          error instanceof RpcError &&
+          ((error.code === "FAILED_PRECONDITION" && /live stream/.test(error.message)) ||
+            (error.code === "UNAVAILABLE" && begun === 0));
         if (early && attempt < RETRIES_MAX) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-        else if (this.#isExpected(error)) return;
-        else {
+        else if (this.#isExpected(error)) {
+          this.#gone = this.ledger.streams > 0 && (error as RpcError).code !== "CANCELLED";
+          return;
+        } else {
           this.ledger.problems.push(`the stream failed: ${(error as Error).message}`);
           return;
         }
@@ -134,7 +148,11 @@ export class Subject {
   /** A removal cuts a stream whose reader is stuck, and there is none for a handler that has gone. */
   #isExpected(error: unknown): boolean {
     if (!(error instanceof RpcError)) return false;
-    return ["CANCELLED", "ABORTED", "NOT_FOUND"].includes(error.code) || /is being removed/.test(error.message);
+    return (
+      ["CANCELLED", "ABORTED", "NOT_FOUND"].includes(error.code) ||
+      // While the daemon was restarted.
+      /is being removed|lease of \d+ ms ran out/.test(error.message)
+    );
   }
 
   /** Stops reading: what the daemon sends piles up, here a little and then there. */
@@ -162,7 +180,8 @@ export class Subject {
   async deregister(discard = false): Promise<void> {
     this.#discarded ||= discard;
     try {
-      this.#books = await this.#client.deregister(this.handlerId, { discard, timeoutMs: REMOVAL_MS });
+      const options = { discard, timeoutMs: REMOVAL_MS };
+      this.#books = await patiently(() => this.#client.deregister(this.handlerId, options));
     } catch (error) {
       if (!(error instanceof RpcError)) throw error;
       if (error.code === "DEADLINE_EXCEEDED" && !discard) await this.deregister(true);
@@ -184,7 +203,8 @@ export class Subject {
   /** Only a reader that may have been stuck when it was removed goes without an end. */
   #checkEnd(): void {
     const { end, streams, problems } = this.ledger;
-    const mayBeCut = this.#brokenOff || this.#discarded || this.#disconnects || streams === 0;
+    const mayBeCut =
+      this.#brokenOff || this.#discarded || this.#disconnects || this.#gone || this.#unseen || streams === 0;
     if (end === null && !mayBeCut) problems.push("its last stream brought no end");
     if (end?.reason === "OVERFLOWED" && !this.#disconnects) problems.push("it ended as OVERFLOWED");
   }
@@ -193,6 +213,7 @@ export class Subject {
   async settle(): Promise<void> {
     try {
       const removed = await this.#removals.of(this.handlerId);
+      this.#unseen = removed === null;
       this.resume();
       await this.#streamEnd();
       this.#checkEnd();
@@ -200,10 +221,12 @@ export class Subject {
       const told: DaemonBooks[] = [];
       if (end !== null) told.push({ source: "end", ...end });
       if (this.#books !== null) told.push({ source: "Deregister", ...this.#books });
-      const { matched, delivered, lost, losses } = removed;
-      told.push({ source: "the table", matched, delivered, lost, losses });
-      this.ledger.settle(told);
-      this.totals = { matched, delivered, lost, losses };
+      if (removed !== null) {
+        const { matched, delivered, lost, losses } = removed;
+        told.push({ source: "the table", matched, delivered, lost, losses });
+        this.totals = { matched, delivered, lost, losses };
+      } else if (told.length > 0) this.totals = { losses: [], ...told[0] };
+      if (told.length > 0 || !this.#unseen) this.ledger.settle(told);
     } catch (error) {
       this.ledger.problems.push((error as Error).message);
     } finally {

@@ -1,4 +1,5 @@
 /** `nmictl verify`: loads a live daemon for a while, and reconciles everything that both sides have counted. */
+import type { TlsOptions } from "../../typescript/index.js";
 import { formatTable, type Output, printable } from "../output.js";
 import { type Report, reconcile } from "./reconcile.js";
 import { type RunOptions, run } from "./run.js";
@@ -16,6 +17,7 @@ export interface VerifyContext {
   readonly note: (line: string) => void;
   readonly json: boolean;
   readonly address: string;
+  readonly tls?: TlsOptions;
   readonly signal: AbortSignal;
 }
 
@@ -24,10 +26,11 @@ const IMBALANCES_SHOWN = 40;
 
 /** Resolves with the process's exit code: 0 when everything balances. Throws RpcError where there is nothing to load. */
 export async function verify(options: VerifyOptions, context: VerifyContext): Promise<number> {
-  const { output, json, address, signal, note } = context;
+  const { output, json, address, tls, signal, note } = context;
   const seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
   const runOptions: RunOptions = {
     address,
+    tls,
     seconds: options.seconds,
     handlers: options.handlers,
     seed,
@@ -55,6 +58,9 @@ export function formatReport(report: Report): string {
   const lines = [
     `${report.handlers} handlers in ${report.seconds.toFixed(1)} s on ${report.dispatchers} dispatchers, ${report.source}`,
     `streams: ${report.streamsBroken} broken off, ${report.streamsResumed} resumed; ended: ${counts(report.ends)}`,
+    ...(report.restarts > 0
+      ? [`the daemon was restarted ${report.restarts} times; nobody counted for ${report.gapMs} ms`]
+      : []),
     `lost in the rings, for all: ${counts(report.eventWide)}; throttled: ${counts(report.throttled)}`,
     ...Object.entries(report.refused).map(([reason, count]) => `refused ${count} times: ${reason}`),
     ...report.unchecked.map((text) => `not checked: ${text}`),

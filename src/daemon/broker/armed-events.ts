@@ -113,6 +113,16 @@ export class ArmedEvents {
     });
   }
 
+  /** The kernel ticks no more, for nobody: the daemon is about to stop. */
+  pause(): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const armed of this.all) {
+        if (armed.enabled) armed.open.disable();
+        armed.enabled = false;
+      }
+    });
+  }
+
   /** A handler is gone. `events[i]` was acquired for `users[i]`. */
   release(events: readonly ArmedEvent[], users: readonly EventUser[]): Promise<void> {
     return this.#inTurn(async () => {

@@ -7,6 +7,7 @@ import { MemoryBudget, StreamMemory } from "../delivery/memory.js";
 import { OutboxWriter } from "../delivery/outbox.js";
 import type { AttachSpec, Control } from "../dispatch/messages.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "../observe/histogram.js";
+import { NO_RECORDS } from "../state/records.js";
 import { ArmedEvents } from "./armed-events.js";
 import { BooksAudit } from "./audit.js";
 import { Broker, type BrokerParts } from "./broker.js";
@@ -96,6 +97,7 @@ export function openBroker(capacity = 64, limits: Partial<DaemonLimits> = {}): B
     }),
     flushTimes: new FlushTimes(() => clock.nowNs),
     streamMemory: new StreamMemory(2 ** 27, capacity),
+    records: NO_RECORDS,
     now: () => clock.nowNs,
     log: (event, fields) => log.push({ event, fields }),
   };

@@ -23,7 +23,7 @@ describe("Broker: a stream that throws", () => {
     assert.deepEqual(log, [
       {
         event: "stream failed",
-        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, error: "write has failed" },
+        fields: { handler: victim.id, name: "victim", lease_ms: 60_000, peer: "", error: "write has failed" },
       },
     ]);
     assert.deepEqual(healthy.story, ["started 0", "samples 0+3"]);
@@ -68,10 +68,11 @@ describe("Broker: a registration that fails", () => {
     const { checkRegister } = await import("./request.js");
     const spec = checkRegister(request("a"), { source: parts.source, limits: parts.limits, dispatchers: 1 });
     const reports = { onOverflow() {}, onFault() {} };
+    const terms = { principal: "", registrant: null, visibility: { kernelAddresses: true, owner: null } };
     const none = (): never => {
       throw new RangeError("Array buffer allocation failed");
     };
-    await assert.rejects(openHandler(parts, spec, "", reports, none), /allocation failed/);
+    await assert.rejects(openHandler(parts, spec, "", terms, reports, none), /allocation failed/);
     assert.equal(parts.outboxMemory.usedBytes, 0);
     assert.equal(broker.handlers.length, 0);
   });

@@ -139,6 +139,8 @@ export class CpuWatch {
       opened.push(tasks.onCpus);
     }
     for (const onCpus of opened) onCpus.enable(cpu);
+    // What processes did there until now was told nobody.
+    if (tasks !== null) await host.tellAll({ kind: "forget identities" });
     this.#note(cpu, kind, { dispatcher });
   }
 

@@ -6,7 +6,9 @@ export type BrokerErrorCode =
   | "RESOURCE_EXHAUSTED"
   | "FAILED_PRECONDITION"
   | "DEADLINE_EXCEEDED"
-  | "UNAVAILABLE";
+  | "UNAVAILABLE"
+  | "PERMISSION_DENIED"
+  | "UNAUTHENTICATED";
 
 export class BrokerError extends Error {
   override readonly name = "BrokerError";

@@ -1,5 +1,7 @@
 /** One registered handler, as the broker knows it. */
 import type { SlotHandle } from "../../registry/table.js";
+import type { Peer } from "../auth/peer.js";
+import type { Visibility } from "../auth/rights.js";
 import type { Books } from "../delivery/books.js";
 import type { HandlerDelivery } from "../delivery/delivery.js";
 import type { ArmedEvent, EventUser } from "./armed-events.js";
@@ -11,12 +13,32 @@ export interface RemovalResult {
   readonly waitedNs: number;
 }
 
+/** On which terms a peer registers a handler. */
+export interface RegistrationTerms {
+  readonly principal: string;
+  readonly registrant: Peer | null;
+  readonly visibility: Visibility;
+  /** Throws where the handler is not allowed; told what the principal's other handlers take. */
+  readonly admit: (spec: HandlerSpec, held: Held) => void;
+}
+
+/** Of a principal's handlers. */
+export interface Held {
+  readonly handlers: number;
+  readonly queueBytes: number;
+}
+
 export interface Handler {
   readonly id: number;
   readonly handle: SlotHandle;
   readonly spec: HandlerSpec;
-  /** The client's address: "unix" or host:port. */
+  /** Who registered it, for people: "uid=1000 pid=4711", or an address. */
   readonly peer: string;
+  /** Whose it is: whoever comes as the same may subscribe to it and deregister it. */
+  readonly principal: string;
+  /** As it was when it connected; null: nobody asks. */
+  readonly registrant: Peer | null;
+  readonly visibility: Visibility;
   /** Seconds since the epoch. */
   readonly registeredAt: number;
   /** Where each of spec.events stands on the wire: SampleBatch.event_index. */
@@ -29,6 +51,10 @@ export interface Handler {
   readonly chargedBytes: number;
   lease: { readonly timer: NodeJS.Timeout; readonly endsAtMs: number } | null;
   everSubscribed: boolean;
+  /** Where it is suspended: since when nobody counts its events. */
+  stoppedNs: number;
   /** Set by the first who removes it; the others wait for the same end. */
   removal: Promise<RemovalResult> | null;
+  /** When that began; null before. */
+  removingSinceNs: number | null;
 }

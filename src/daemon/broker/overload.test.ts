@@ -20,6 +20,7 @@ function setUp({ policy = "lower", canLower = true }: { policy?: "report" | "low
   const clock = { ns: 100 * SECOND_NS };
   const lines: Line[] = [];
   const problems: string[] = [];
+  const config = { policy };
   const dispatchers = [{ stats: new DispatcherStats() }, { stats: new DispatcherStats() }];
   const armedEvents: ArmedEvents = new ArmedEvents({
     source,
@@ -38,7 +39,9 @@ function setUp({ policy = "lower", canLower = true }: { policy?: "report" | "low
     dispatchers,
     armedEvents,
     kernelLoss,
-    policy,
+    get policy() {
+      return config.policy;
+    },
     canLower,
     limits: { floorHz: 100, raiseAfterNs: 3 * SECOND_NS },
     now: () => clock.ns,
@@ -47,6 +50,7 @@ function setUp({ policy = "lower", canLower = true }: { policy?: "report" | "low
   });
   const fixture = {
     source,
+    config,
     clock,
     lines,
     problems,
@@ -200,6 +204,27 @@ describe("OverloadControl: what it does to rates", () => {
     source.refuse = () => null;
     await seconds(50);
     assert.equal(rate(armed), 1000);
+  });
+
+  it("is taken back when it may only report from now on, and begins anew when it may lower again", async () => {
+    const { arm, second, seconds, config, source, rate, problems, lines } = setUp();
+    const { armed } = await arm("cycles", 1000);
+    await seconds(4, 5);
+    assert.equal(rate(armed), 250);
+    config.policy = "report";
+    source.refuse = (what) => (what === "rate 1000Hz" ? refusedRate() : null);
+    await second(5);
+    assert.deepEqual([rate(armed), problems.length], [250, 1]);
+    source.refuse = () => null;
+    await second(5);
+    assert.equal(rate(armed), 1000);
+    assert.deepEqual(lines.at(-1)?.fields, { events: [{ event: "cycles", asked: "1000 Hz", now: "1000 Hz" }] });
+    const { length } = lines;
+    await seconds(20, 5);
+    assert.equal(lines.length, length);
+    config.policy = "lower";
+    await seconds(4, 5);
+    assert.equal(rate(armed), 500);
   });
 
   it("takes no second step while one is under way", async () => {

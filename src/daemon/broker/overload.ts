@@ -18,6 +18,7 @@ export interface OverloadParts {
   readonly armedEvents: Pick<ArmedEvents, "all" | "allowedRate" | "limit">;
   /** Polled before each look. */
   readonly kernelLoss: Pick<KernelLossWatch, "total" | "seen">;
+  /** In force at the time of a look: it may change from one to the next, and so may the limits. */
   readonly policy: OverloadPolicy;
   readonly limits: GovernorLimits;
   /** Whether the source's events tick at the rate they are given. */
@@ -110,8 +111,11 @@ export class OverloadControl {
     if (verdict.change === "began") this.#logBegin();
     if (verdict.change === "ended") this.#logEnd(lastedNs, "the dispatchers keep up");
     const { policy, canLower } = this.#parts;
-    if (policy === "lower" && canLower && this.#changing === null) {
-      const step = this.#governor.look(this.#lookedNs, verdict.condition, events);
+    if (canLower && this.#changing === null) {
+      const step =
+        policy === "lower"
+          ? this.#governor.look(this.#lookedNs, verdict.condition, events)
+          : this.#governor.release(events);
       if (step !== null) {
         this.#changing = this.#apply(step).finally(() => {
           this.#changing = null;

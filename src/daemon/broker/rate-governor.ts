@@ -46,6 +46,8 @@ export class RateGovernor {
   /** At this depth, and above it, there was an overload again; -1: nowhere. */
   #failedDepth = -1;
   #patience = 1;
+  /** Since the last release. */
+  #hasLowered = false;
   /** The look after a step saw both sides of it. */
   #isMixed = false;
   #demand = "";
@@ -72,10 +74,27 @@ export class RateGovernor {
     return this.#calmLook(nowNs - this.#calmSinceNs, events);
   }
 
+  /** Takes back what the steps so far have done, where they may be taken no more. Null when there is nothing to take back. */
+  release<Event extends GovernedEvent>(events: readonly Event[]): RateStep<Event> | null {
+    if (!this.#hasLowered) return null;
+    this.#hasLowered = false;
+    this.#badLooks = 0;
+    this.#calmSinceNs = null;
+    this.#depth = 0;
+    this.#onTrial = false;
+    this.#forgive();
+    const held = events.filter(({ asked, inForce }) => isFaster(asked, inForce));
+    return this.#step(
+      "raise",
+      held.map((event) => ({ event, cap: null })),
+    );
+  }
+
   /** The kernel would not have the step: it is as if there had been an overload. */
   refused(step: RateStep<GovernedEvent>): void {
     if (step.kind === "raise") this.#fail();
     else this.#depth--;
+    this.#hasLowered = true;
     this.#badLooks = 0;
   }
 
@@ -119,6 +138,7 @@ export class RateGovernor {
     if (changes.length === 0) return null;
     // One step down taken, the next bad look is no hiccup.
     this.#badLooks = kind === "lower" ? BAD_LOOKS - 1 : 0;
+    this.#hasLowered ||= kind === "lower";
     this.#isMixed = true;
     return { kind, changes };
   }

@@ -7,6 +7,7 @@ import { PmuError } from "../../pmu/errors.js";
 import { TASKS_BIT } from "../../pmu/record.js";
 import { FILTER_FLAG, handlerId } from "../../registry/layout.js";
 import type { SlotHandle } from "../../registry/table.js";
+import type { Visibility } from "../auth/rights.js";
 import type { DaemonLimits } from "../config/config.js";
 import { HandlerDelivery } from "../delivery/delivery.js";
 import type { DeliveryOptions } from "../delivery/delivery-options.js";
@@ -18,12 +19,13 @@ import { COLUMN } from "../dispatch/columns.js";
 import { filterBytes } from "../dispatch/filter.js";
 import { NOT_ARMED } from "../dispatch/messages.js";
 import { encodeDelivery } from "../grpc/proto.js";
-import { snapshotMessages } from "../tasks/snapshot-messages.js";
+import type { RecoveredHandler } from "../state/recover.js";
+import { mayBeTold, snapshotMessages } from "../tasks/snapshot-messages.js";
 import { TaskFilter, type TaskSpec } from "../tasks/task-filter.js";
 import { AcquireError, type ArmedEvent, type EventUser } from "./armed-events.js";
 import type { BrokerParts } from "./broker.js";
 import { BrokerError } from "./errors.js";
-import type { Handler } from "./handler.js";
+import type { Handler, RegistrationTerms } from "./handler.js";
 import { wireCount, wirePlaces } from "./messages.js";
 import { type FilterMessage, type HandlerSpec, refusal } from "./request.js";
 
@@ -43,6 +45,7 @@ export type OpeningParts = Pick<
   | "streamMemory"
   | "dispatchToStream"
   | "sampleToStream"
+  | "records"
   | "now"
   | "log"
 >;
@@ -62,12 +65,14 @@ export async function openHandler(
   parts: OpeningParts,
   spec: HandlerSpec,
   peer: string,
+  terms: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
   allocate = allocateOutbox,
+  recovered: RecoveredHandler | null = null,
 ): Promise<Handler> {
   const { table, armedEvents, outboxMemory } = parts;
   const outbox = openOutbox(parts, spec, allocate);
-  const handle = table.claim();
+  const handle = recovered === null ? table.claim() : handleOf(recovered);
   if (handle === null) {
     outboxMemory.give(outbox.bytes);
     throw new BrokerError(
@@ -98,33 +103,43 @@ export async function openHandler(
       ? refusal(error.cause, `events[${spec.requestIndexes[error.index]}]`)
       : error.cause;
   }
+  const tasks = taskShape({ spec, visibility: terms.visibility });
   try {
-    if (spec.tasks !== null) await parts.taskTracking.acquire(spec.tasks);
+    if (tasks !== null) await parts.taskTracking.acquire(tasks);
   } catch (error) {
-    const failed = (cause: Error): void => parts.log("a registration could not be undone", { error: cause.message });
+    const failed = (cause: Error): void =>
+      parts.log("a registration could not be undone", { name: spec.name, peer, error: cause.message }, "error");
     await armedEvents.release(armed, users).catch(failed);
     table.abandon(handle);
     outboxMemory.give(outbox.bytes);
     throw error instanceof PmuError ? refusal(error, "tasks") : error;
   }
   try {
-    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, reports);
+    const handler = createHandler(parts, handle, spec, users, armed, outbox, peer, terms, reports, recovered);
     await attach(parts, handler, outbox);
     return handler;
   } catch (error) {
-    await closeHandler(parts, { handle, spec, armed, users, chargedBytes: outbox.bytes });
+    await closeHandler(parts, { handle, spec, armed, users, visibility: terms.visibility, chargedBytes: outbox.bytes });
     throw error;
   }
+}
+
+/** The slot that was adopted for it when the table was made. */
+export function handleOf({ saved }: RecoveredHandler): SlotHandle {
+  return { slot: saved.slot, generation: saved.generation };
 }
 
 /** Undoes openHandler, as long as the handler has not gone ACTIVE. Never rejects: what it took is given back all the same. */
 export async function closeHandler(
   { table, host, armedEvents, taskTracking, outboxMemory, log }: OpeningParts,
-  { handle, spec, armed, users, chargedBytes }: Pick<Handler, "handle" | "spec" | "armed" | "users" | "chargedBytes">,
+  handler: Pick<Handler, "handle" | "spec" | "armed" | "users" | "visibility" | "chargedBytes">,
 ): Promise<void> {
-  const failed = (error: Error): void => log("a registration could not be undone", { error: error.message });
+  const { handle, spec, armed, users, chargedBytes } = handler;
+  const tasks = taskShape(handler);
+  const failed = (error: Error): void =>
+    log("a registration could not be undone", { name: spec.name, error: error.message }, "error");
   await armedEvents.release(armed, users).catch(failed);
-  if (spec.tasks !== null) await taskTracking.release(spec.tasks).catch(failed);
+  if (tasks !== null) await taskTracking.release(tasks).catch(failed);
   await host.tellAll({ kind: "detach", slot: handle.slot, generation: handle.generation }).catch(failed);
   table.abandon(handle);
   outboxMemory.give(chargedBytes);
@@ -163,14 +178,22 @@ function createHandler(
   armed: readonly ArmedEvent[],
   outbox: Outbox,
   peer: string,
+  { principal, registrant, visibility }: Omit<RegistrationTerms, "admit">,
   reports: DeliveryReports,
+  recovered: RecoveredHandler | null,
 ): Handler {
+  const carried = recovered?.left.carried ?? null;
+  const settled = parts.records.books(handle.slot);
+  settled.begin(handlerId(handle.generation, handle.slot), carried?.settled ?? []);
   return {
     id: handlerId(handle.generation, handle.slot),
     handle,
     spec,
     peer,
-    registeredAt: Date.now() / 1000,
+    principal,
+    registrant,
+    visibility,
+    registeredAt: recovered?.saved.registeredAt ?? Date.now() / 1000,
     users,
     places: wirePlaces(spec.events),
     armed,
@@ -185,6 +208,8 @@ function createHandler(
       now: parts.now,
       encode: encodeDelivery,
       memory: parts.streamMemory,
+      carried,
+      settled,
       latency: parts.dispatchToStream,
       sampleLatency: parts.sampleToStream,
       ...reports,
@@ -192,31 +217,42 @@ function createHandler(
         parts.auxBytes.delivered += delivered;
         parts.auxBytes.lost += lost;
       },
-      snapshot: snapshotOf(parts, spec),
+      snapshot: snapshotOf(parts, spec, visibility),
       onTasksLost: (records) => {
         parts.taskTracking.lost += records;
       },
     }),
     chargedBytes: outbox.bytes,
     lease: null,
-    everSubscribed: false,
+    everSubscribed: recovered?.left.everSubscribed ?? false,
+    stoppedNs: 0,
     removal: null,
+    removingSinceNs: null,
   };
 }
 
-function snapshotOf({ source, log }: OpeningParts, spec: HandlerSpec): DeliveryOptions["snapshot"] {
-  const tasks = taskSpec(spec);
+/** What must be told for the handler: what it asks for, or what its samples' owners are known by. */
+export function taskShape({ spec, visibility }: Pick<Handler, "spec" | "visibility">): HandlerSpec["tasks"] {
+  return spec.tasks ?? (visibility.owner === null ? null : { contextSwitches: false });
+}
+
+function snapshotOf(
+  { source, log }: OpeningParts,
+  spec: HandlerSpec,
+  visibility: Visibility,
+): DeliveryOptions["snapshot"] {
+  const tasks = taskSpec(spec, visibility);
   if (tasks === null) return null;
   const filter = new TaskFilter(tasks);
   return () =>
-    snapshotMessages(source.taskSnapshot(), filter, (error) =>
-      log("task snapshot cut short", { name: spec.name, error: error.message }),
+    snapshotMessages(source.taskSnapshot(mayBeTold(filter)), filter, (error) =>
+      log("task snapshot cut short", { name: spec.name, error: error.message }, "warn"),
     );
 }
 
 /** The dispatchers know the handler before it is ACTIVE, and the kernel ticks for it only after. */
 async function attach({ table, host, limits }: OpeningParts, handler: Handler, outbox: Outbox): Promise<void> {
-  const { handle, spec, armed, registeredAt } = handler;
+  const { handle, spec, armed, registeredAt, visibility } = handler;
   table.describe(handle, {
     name: spec.name,
     events: spec.events.map((event) => event.name).join(","),
@@ -240,9 +276,9 @@ async function attach({ table, host, limits }: OpeningParts, handler: Handler, o
         // Members do not sample: what they counted comes with their leader's samples.
         ...spec.events[i].members.map(() => ({ armed: NOT_ARMED, frequencyHz: 0, period: 0 })),
       ]),
-      filter: spec.filter,
-      columns: columnsOf(spec),
-      tasks: taskSpec(spec),
+      filter: { ...spec.filter, owner: visibility.owner },
+      columns: columnsOf(spec) | (visibility.kernelAddresses ? 0 : COLUMN.REDACTED),
+      tasks: taskSpec(spec, visibility),
       aux: spec.fields.aux,
       flushIntervalMs: handler.delivery.flushIntervalMs,
       flushIsDaemons: isAdapting(spec, limits),
@@ -260,8 +296,9 @@ function flushRule({ limits, flushPacer }: OpeningParts, spec: HandlerSpec, slot
   return new FixedFlush(spec.flushIntervalMs ?? limits.flushIntervalDefaultMs);
 }
 
-function taskSpec({ tasks, filter }: HandlerSpec): TaskSpec | null {
-  return tasks === null ? null : { contextSwitches: tasks.contextSwitches, pids: filter.pids };
+function taskSpec({ tasks, filter }: HandlerSpec, { owner, kernelAddresses }: Visibility): TaskSpec | null {
+  if (tasks === null) return null;
+  return { contextSwitches: tasks.contextSwitches, pids: filter.pids, owner, redacted: !kernelAddresses };
 }
 
 function columnsOf({ fields, tasks }: HandlerSpec): number {

@@ -41,6 +41,8 @@ export interface RegisterRequestMessage {
 
 export interface HandlerSpec {
   readonly name: string;
+  /** What it was made from: a daemon that comes after this one makes it again. */
+  readonly request: RegisterRequestMessage;
   /** Those that sample; a group's members are its leader's. */
   readonly events: readonly ResolvedEvent[];
   /** Which of the request's events each of them comes from. */
@@ -86,6 +88,7 @@ export function checkRegister(request: RegisterRequestMessage, context: RequestC
   checkAux(fields, events);
   return {
     name,
+    request,
     events,
     requestIndexes,
     filterMessage,

@@ -7,6 +7,7 @@ import {
   isLoopback,
   parseListenAddress,
   parseTcpAddress,
+  plainTcpProblem,
 } from "./address.js";
 
 describe("HOST:PORT", () => {
@@ -88,9 +89,6 @@ describe("gRPC addresses", () => {
     ["unix:a\0b", /NUL byte/],
     ["/run/x.sock", /write unix:\/run\/x\.sock/],
     ["nonsense", /is not an address; give unix:PATH or HOST:PORT/],
-    ["[::]:1", /reachable from other machines.*listen on a Unix socket/],
-    ["192.168.1.2:1", /reachable from other machines/],
-    ["example.org:1", /reachable from other machines/],
   ];
   for (const [text, complaint] of bad) {
     test(`${JSON.stringify(text)} is refused`, () => {
@@ -104,5 +102,19 @@ describe("gRPC addresses", () => {
     assert(checkSocketPath("x".repeat(107)).ok);
     assert(!checkSocketPath("x".repeat(108)).ok);
     assert(!checkSocketPath("ü".repeat(54)).ok);
+  });
+
+  test("plain TCP is for this machine", () => {
+    for (const text of ["[::]:1", "192.168.1.2:1", "example.org:1"]) {
+      const address = parseListenAddress(text);
+      assert(address.ok);
+      const problem = plainTcpProblem(address.value);
+      assert.match(
+        `${problem?.what}; ${problem?.remedy}`,
+        /reachable from other machines.*listen on a Unix socket.*tls/,
+      );
+    }
+    assert.equal(plainTcpProblem({ kind: "tcp", host: "127.0.0.1", port: 1 }), null);
+    assert.equal(plainTcpProblem({ kind: "unix", path: "/x" }), null);
   });
 });

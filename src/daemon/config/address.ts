@@ -69,21 +69,24 @@ function isHostName(host: string): boolean {
   return host.length <= HOST_NAME_LENGTH_MAX && HOST_NAME.test(host) && !/(^|\.)\d+\.?$/.test(host);
 }
 
-/** Parses an address for gRPC. TCP is refused beyond loopback. */
+/** Parses an address for gRPC. What may be reached from other machines is judged where TLS is known of. */
 export function parseListenAddress(text: string): Parsed<ListenAddress> {
   if (text.startsWith("unix:")) return parseSocketPath(text);
   if (text.startsWith("/")) return reject(text, "is a path without a scheme", `write unix:${text}`);
   const parsed = parseTcpAddress(text);
   if (!parsed.ok) return reject(text, "is not an address", `${LISTEN_REMEDY}; IPv6 in brackets, such as [::1]:50051`);
-  const { host, port } = parsed.value;
-  if (!isLoopback(host)) {
-    return reject(
-      text,
-      "is reachable from other machines, and plain TCP protects neither samples nor control",
-      "listen on a Unix socket (unix:PATH) or on loopback (127.0.0.1:PORT or [::1]:PORT)",
-    );
-  }
-  return accept({ kind: "tcp", host, port });
+  return accept({ kind: "tcp", ...parsed.value });
+}
+
+/** null where connections to the address may be plain: without TLS, unless `insecure` says that it may be anyone. */
+export function plainTcpProblem(address: ListenAddress): { readonly what: string; readonly remedy: string } | null {
+  if (address.kind === "unix" || isLoopback(address.host)) return null;
+  return {
+    what: `${JSON.stringify(formatListenAddress(address))} is reachable from other machines, and plain TCP protects neither samples nor control`,
+    remedy:
+      "listen on a Unix socket (unix:PATH) or on loopback (127.0.0.1:PORT or [::1]:PORT), set tls.cert, tls.key and " +
+      "tls.client_ca, or set insecure: true to let anyone in who can reach it",
+  };
 }
 
 function parseSocketPath(text: string): Parsed<ListenAddress> {

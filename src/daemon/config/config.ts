@@ -1,7 +1,7 @@
 /** The configuration as the daemon uses it: parsed, checked, frozen. */
 import type { ListenAddress, TcpAddress } from "./address.js";
 import type { DispatcherCpus } from "./dispatcher-cpus.js";
-import type { LogLevel, OverloadPolicy } from "./schema.js";
+import type { LogLevel, OverloadPolicy, RestartPolicy } from "./schema.js";
 import type { SourceSpec } from "./source-spec.js";
 
 export interface DaemonLimits {
@@ -28,11 +28,47 @@ export interface DaemonLimits {
   readonly eventsPerHandlerMax: number;
 }
 
+/** What clients may do to the daemon's one thread and its file descriptors. A peer is a user of this machine, or an address. */
+export interface ConnectionLimits {
+  readonly connectionsMax: number;
+  readonly connectionsPerPeerMax: number;
+  readonly streamsPerConnectionMax: number;
+  readonly streamsPerPeerMax: number;
+  readonly requestsPerSecondMax: number;
+  readonly controlFramesPerSecondMax: number;
+  /** Of a connection, averaged over some seconds. */
+  readonly receiveBytesPerSecondMax: number;
+  readonly handshakeTimeoutMs: number;
+  /** Of connections over TCP. */
+  readonly keepaliveIntervalMs: number;
+  readonly keepaliveTimeoutMs: number;
+}
+
+/** Absolute paths of PEM files. */
+export interface TlsFiles {
+  readonly cert: string;
+  readonly key: string;
+  /** Who signs the certificates of clients. */
+  readonly clientCa: string;
+}
+
 export interface DaemonConfig {
-  /** At least one. Paths are absolute; TCP is loopback. */
+  /** At least one. Paths are absolute; TCP is loopback, unless there is `tls` or `insecure` is set. */
   readonly listen: readonly ListenAddress[];
+  /** Nobody has said where to listen: sockets that a service manager passes are enough. */
+  readonly listenIsDefault: boolean;
+  /** Permissions of Unix sockets. */
+  readonly socketMode: number;
+  /** The group that owns Unix sockets, by name; null: nmid, where there is one, else the daemon's own. */
+  readonly socketGroup: string | null;
+  /** Every connection over TCP speaks it, and shows a certificate; null: TCP is plain. */
+  readonly tls: TlsFiles | null;
+  /** Plain TCP may be reached from other machines. */
+  readonly insecure: boolean;
   /** null: no metrics are served. */
   readonly metrics: TcpAddress | null;
+  /** Absolute path of the file that says who may do what; null: the default policy. */
+  readonly policy: string | null;
   /** Absolute. */
   readonly runtimeDir: string;
   /** A replay's file is absolute. */
@@ -44,7 +80,10 @@ export interface DaemonConfig {
   readonly capacity: number;
   readonly logLevel: LogLevel;
   readonly overload: OverloadPolicy;
+  readonly restart: RestartPolicy;
   /** Data area of each CPU's ring: a power of two. */
   readonly ringKib: number;
   readonly limits: DaemonLimits;
+  /** Of the section `limits`, too. */
+  readonly connectionLimits: ConnectionLimits;
 }

@@ -3,13 +3,17 @@ import { type Document, isMap, isScalar, LineCounter, type Node, type Pair, pars
 import type { Problem } from "./errors.js";
 import type { Layer, RawValue } from "./layers.js";
 import { nearest } from "./nearest.js";
-import { isKey, type Key, LIMIT_KEYS, TOP_LEVEL_KEYS } from "./schema.js";
+import { isKey, type Key, LIMIT_KEYS, TLS_KEYS, TOP_LEVEL_KEYS } from "./schema.js";
 
-const LIMITS = "limits";
-/** Full names by what may be written at the top level or under `limits`, wherever the user put it. */
+/** Mappings at the top level, and the keys in them. */
+const SECTIONS: ReadonlyMap<string, readonly string[]> = new Map([
+  ["limits", LIMIT_KEYS],
+  ["tls", TLS_KEYS],
+]);
+/** Full names by what may be written at the top level or in a section, wherever the user put it. */
 const FULL_NAME = new Map([
-  ...[...TOP_LEVEL_KEYS, LIMITS].map((key): [string, string] => [key, key]),
-  ...LIMIT_KEYS.map((key): [string, string] => [key, `${LIMITS}.${key}`]),
+  ...[...TOP_LEVEL_KEYS, ...SECTIONS.keys()].map((key): [string, string] => [key, key]),
+  ...[...SECTIONS].flatMap(([section, keys]) => keys.map((key): [string, string] => [key, `${section}.${key}`])),
 ]);
 
 /** @param path for messages only. */
@@ -49,7 +53,7 @@ class Reader {
   #section(node: Node | null, prefix: string): void {
     if (node === null || (isScalar(node) && node.value === null)) return; // an empty file, or a section with no keys
     if (!isMap<Node, Node>(node)) {
-      const origin = this.#origin(node, prefix === "" ? null : LIMITS);
+      const origin = this.#origin(node, prefix === "" ? null : prefix.slice(0, -1));
       this.#problems.push({ origin, what: "is not a mapping", remedy: "write one key: value a line" });
       return;
     }
@@ -60,8 +64,8 @@ class Reader {
     const name = isScalar(keyNode) ? String(keyNode.value) : String(keyNode);
     const fullName = prefix + name;
     const origin = this.#origin(keyNode, fullName);
-    if (fullName === LIMITS) {
-      this.#section(value, `${LIMITS}.`);
+    if (SECTIONS.has(fullName)) {
+      this.#section(value, `${fullName}.`);
     } else if (isKey(fullName) && (prefix !== "" || TOP_LEVEL_KEYS.includes(fullName))) {
       this.#value(fullName, value, origin);
     } else {

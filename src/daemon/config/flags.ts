@@ -5,12 +5,15 @@ import type { Problem } from "./errors.js";
 import type { Layer, RawValue } from "./layers.js";
 import { RANGES } from "./limits.js";
 import { nearest } from "./nearest.js";
-import { fromText, type Key, LOG_LEVELS, OVERLOAD_POLICIES } from "./schema.js";
+import { fromText, type Key, LOG_LEVELS, OVERLOAD_POLICIES, RESTART_POLICIES } from "./schema.js";
 import { SOURCE_SYNTAX } from "./source-spec.js";
 
 const KEY_BY_OPTION = new Map<string, Key>([
   ["listen", "listen"],
+  ["socketMode", "socket_mode"],
+  ["socketGroup", "socket_group"],
   ["metrics", "metrics"],
+  ["policy", "policy"],
   ["runtimeDir", "runtime_dir"],
   ["source", "source"],
   ["dispatchers", "dispatchers"],
@@ -18,6 +21,7 @@ const KEY_BY_OPTION = new Map<string, Key>([
   ["capacity", "capacity"],
   ["logLevel", "log_level"],
   ["overload", "overload"],
+  ["restart", "restart"],
 ]);
 
 export interface FlagsLayer extends Layer {
@@ -39,7 +43,13 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
         `unix:PATH or HOST:PORT, repeatable (default: ${defaults.get("listen")})`,
       ).argParser(repeat),
     )
+    .option("--socket-mode <mode>", `permissions of Unix sockets (default: ${defaults.get("socket_mode")})`)
+    .option(
+      "--socket-group <group>",
+      "group of Unix sockets (default: auto, which is nmid where there is such a group)",
+    )
     .option("--metrics <address>", `HOST:PORT for Prometheus, or off (default: ${defaults.get("metrics")})`)
+    .option("--policy <file>", "who may do what, a YAML file, or default (default: default)")
     .option("--runtime-dir <dir>", `where the handler table lives, on tmpfs (default: ${defaults.get("runtime_dir")})`)
     .option("--source <source>", `${SOURCE_SYNTAX} (default: ${defaults.get("source")})`)
     .option("--dispatchers <n>", `threads that drain rings (default: ${RANGES.dispatchers.default})`)
@@ -49,6 +59,10 @@ function declare(version: string, defaults: ReadonlyMap<Key, string>): Command {
     .option(
       "--overload <policy>",
       `${OVERLOAD_POLICIES.join(" or ")}: when dispatchers do not keep up, only say so, or lower rates, too (default: ${defaults.get("overload")})`,
+    )
+    .option(
+      "--restart <policy>",
+      `${RESTART_POLICIES.join(" or ")}: whether SIGTERM leaves handlers, within their lease, to the daemon that is started next (default: ${defaults.get("restart")})`,
     )
     .option("--check-config", "print the effective configuration as YAML, or what is wrong with it, and exit")
     .version(version, "--version", "print the version and exit")

@@ -40,6 +40,18 @@ export const RANGES = {
   "limits.deregister_timeout_default_ms": { min: 1, max: TIMER_MS_MAX, default: 5_000 },
   "limits.message_max_bytes": { min: 4 * KIB, max: 64 * MIB, default: MIB },
   "limits.filter_entries_max": { min: 1, max: 65_536, default: 1024 },
+  // As many as there may be handlers, and calls beside.
+  "limits.connections_max": { min: 1, max: 65_536, default: 4096 },
+  "limits.connections_per_peer_max": { min: 1, max: 65_536, default: 1024 },
+  "limits.streams_per_connection_max": { min: 1, max: 65_536, default: 1024 },
+  "limits.streams_per_peer_max": { min: 1, max: 1_048_576, default: 4096 },
+  "limits.requests_per_second_max": { min: 1, max: 1_000_000, default: 2000 },
+  "limits.control_frames_per_second_max": { min: 1, max: 1_000_000, default: 1000 },
+  // Requests are small; what is more are frames for their own sake.
+  "limits.receive_bytes_per_second_max": { min: 64 * KIB, max: 1024 * MIB, default: 8 * MIB },
+  "limits.handshake_timeout_ms": { min: 1, max: TIMER_MS_MAX, default: 10_000 },
+  "limits.keepalive_interval_ms": { min: 1, max: TIMER_MS_MAX, default: 60_000 },
+  "limits.keepalive_timeout_ms": { min: 1, max: TIMER_MS_MAX, default: 20_000 },
   // About what a handler gets that names no rate: what is slower costs next to nothing, and would say as much.
   "limits.overload_rate_floor_hz": { min: 1, max: 1_000_000, default: 100 },
   "limits.overload_raise_after_ms": { min: 1, max: HOUR_MS, default: 10_000 },
@@ -113,6 +125,12 @@ export const RELATIONS: readonly Relation[] = [
     large: "limits.lease_max_ms",
     scale: 1,
     reason: "a handler that asks for nothing must not live longer than a handler may ask for",
+  },
+  {
+    small: "limits.connections_per_peer_max",
+    large: "limits.connections_max",
+    scale: 1,
+    reason: "one peer must not have more connections than all together",
   },
   {
     small: "limits.filter_entries_max",

@@ -73,6 +73,7 @@ describe("bad input names its place and the remedy", () => {
       { argv: ["--overload", "panic"] },
       /^flag --overload: "panic" is no policy for overload; give report or lower$/,
     ],
+    ["restart", { argv: ["--restart", "no"] }, /^flag --restart: "no" is no policy for restarts; give keep or end$/],
     ["empty list", { file: "listen: []" }, /key listen: names no address/],
     ["list of numbers", { file: "listen: [1]" }, /key listen: 1 is not text/],
     ["map for a list", { file: "listen: {a: 1}" }, /key listen: \{"a":1\} is not an address or a list of addresses/],

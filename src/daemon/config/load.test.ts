@@ -12,7 +12,13 @@ describe("defaults", () => {
     const config = run({ env: { XDG_RUNTIME_DIR: "/run/user/0", HOME: "/root" } });
     assert.deepEqual(config, {
       listen: [{ kind: "unix", path: "/run/nmid/nmid.sock" }],
+      listenIsDefault: true,
+      socketMode: 0o660,
+      socketGroup: null,
+      tls: null,
+      insecure: false,
       metrics: { host: "127.0.0.1", port: 9810 },
+      policy: null,
       runtimeDir: "/run/nmid",
       source: { kind: "auto" },
       dispatchers: 1,
@@ -20,6 +26,7 @@ describe("defaults", () => {
       capacity: 256,
       logLevel: "info",
       overload: "report",
+      restart: "keep",
       ringKib: 512,
       limits: {
         queueMaxBytes: 67_108_864,
@@ -38,6 +45,18 @@ describe("defaults", () => {
         filterEntriesMax: 1024,
         eventsPerHandlerMax: 63,
       },
+      connectionLimits: {
+        connectionsMax: 4096,
+        connectionsPerPeerMax: 1024,
+        streamsPerConnectionMax: 1024,
+        streamsPerPeerMax: 4096,
+        requestsPerSecondMax: 2000,
+        controlFramesPerSecondMax: 1000,
+        receiveBytesPerSecondMax: 8_388_608,
+        handshakeTimeoutMs: 10_000,
+        keepaliveIntervalMs: 60_000,
+        keepaliveTimeoutMs: 20_000,
+      },
     });
   });
 
@@ -50,6 +69,15 @@ describe("defaults", () => {
       assert.deepEqual(bare.listen, [{ kind: "unix", path: "/tmp/nmid-1000/nmid.sock" }]);
       assert.equal(bare.runtimeDir, "/tmp/nmid-1000");
     }
+  });
+
+  test("of a service, whoever it runs as: systemd's RuntimeDirectory=", () => {
+    for (const uid of [0, 997]) {
+      const config = run({ uid, env: { RUNTIME_DIRECTORY: "/run/a:/run/b", XDG_RUNTIME_DIR: "/run/user/997" } });
+      assert.deepEqual(config.listen, [{ kind: "unix", path: "/run/a/nmid.sock" }]);
+      assert.equal(config.runtimeDir, "/run/a");
+    }
+    assert.equal(run({ uid: 997, env: { RUNTIME_DIRECTORY: "" } }).runtimeDir, "/tmp/nmid-997");
   });
 
   test("that do not fit are told with their origin", () => {
@@ -191,6 +219,8 @@ describe("what is printed", () => {
     for (const flag of [
       "config",
       "listen",
+      "socket-mode",
+      "socket-group",
       "metrics",
       "runtime-dir",
       "source",
@@ -199,6 +229,7 @@ describe("what is printed", () => {
       "capacity",
       "log-level",
       "overload",
+      "restart",
     ]) {
       assert(help.includes(`--${flag} <`), flag);
     }
@@ -219,10 +250,14 @@ describe("what is printed", () => {
       { argv: ["--dispatcher-cpus", "5"] },
       { argv: ["--dispatcher-cpus", "auto"] },
       { argv: ["--source", "synthetic:5,seed=9,cpus=3"], file: "limits: {lease_max_ms: 10001}\n" },
+      { argv: ["--listen", "[::]:1"], file: "tls: {cert: a, key: /b, client_ca: c d}\n" },
+      { argv: ["--listen", "[::]:1", "--socket-mode", "0600", "--socket-group", "adm"], file: "insecure: true\n" },
+      { file: "limits: {connections_max: 7, connections_per_peer_max: 7, keepalive_interval_ms: 9}\n" },
     ];
     for (const input of inputs) {
       const text = print({ ...input, argv: [...(input.argv ?? []), "--check-config"] });
-      assert.deepEqual(run({ file: text, uid: 4242 }), run(input));
+      // What is printed has been said by someone.
+      assert.deepEqual(run({ file: text, uid: 4242 }), { ...run(input), listenIsDefault: false });
     }
   });
 
@@ -237,5 +272,48 @@ describe("what is printed", () => {
 
   test("--check-config reports problems like any other start", () => {
     assert.match(problem({ argv: ["--check-config", "--capacity", "x"] }), /^flag --capacity/);
+  });
+});
+
+describe("connections", () => {
+  test("files of TLS are taken from the working directory, and open TCP to other machines", () => {
+    const { tls, listen } = run({ file: "listen: '0.0.0.0:1'\ntls: {cert: c.pem, key: /k, client_ca: ca.pem}\n" });
+    assert.deepEqual(tls, { cert: "/some dir/c.pem", key: "/k", clientCa: "/some dir/ca.pem" });
+    assert.deepEqual(listen, [{ kind: "tcp", host: "0.0.0.0", port: 1 }]);
+  });
+
+  test("all three or none", () => {
+    assert.match(
+      problem({ file: "tls: {cert: c, key: k}\n" }),
+      /^f\.yaml:1 key tls\.cert: tls\.client_ca is missing: both sides must show a certificate/,
+    );
+    assert.match(problem({ file: "tls: {client_ca: k}\n" }), /tls\.cert and tls\.key are missing/);
+  });
+
+  test("insecure is said in so many words, and not beside TLS", () => {
+    assert.equal(run({ argv: ["--listen", "0.0.0.0:1"], env: { NMID_INSECURE: "true" } }).insecure, true);
+    assert.match(
+      problem({ file: "insecure: yes please\n" }),
+      /"yes please" is neither true nor false; give true or false/,
+    );
+    assert.match(
+      problem({ file: "insecure: true\ntls: {cert: c, key: k, client_ca: a}\n" }),
+      /^f\.yaml:1 key insecure: insecure has no meaning beside tls/,
+    );
+  });
+
+  test("a socket's mode is octal, and in quotes", () => {
+    assert.equal(run({ argv: ["--socket-mode", "600"] }).socketMode, 0o600);
+    assert.equal(run({ file: 'socket_mode: "0666"\n' }).socketMode, 0o666);
+    for (const mode of ["0660", "0o660", '"0999"', '"4755"', "rw"]) {
+      assert.match(problem({ file: `socket_mode: ${mode}\n` }), /give three octal digits in quotes, such as "0660"$/);
+    }
+    assert.match(problem({ argv: ["--socket-group", "a b"] }), /no name of a group/);
+  });
+
+  test("where to listen is a default until someone says it", () => {
+    assert.equal(run({}).listenIsDefault, true);
+    assert.equal(run({ uid: 1000, env: { XDG_RUNTIME_DIR: "/run/user/1000" } }).listenIsDefault, true);
+    assert.equal(run({ env: { NMID_LISTEN: "unix:/run/nmid/nmid.sock" } }).listenIsDefault, false);
   });
 });

@@ -4,8 +4,14 @@
  */
 import { readFileSync } from "node:fs";
 import { isAbsolute, join, resolve } from "node:path";
-import { checkSocketPath, formatListenAddress, formatTcpAddress, type ListenAddress } from "./address.js";
-import type { DaemonConfig } from "./config.js";
+import {
+  checkSocketPath,
+  formatListenAddress,
+  formatTcpAddress,
+  type ListenAddress,
+  plainTcpProblem,
+} from "./address.js";
+import type { DaemonConfig, TlsFiles } from "./config.js";
 import { type Environment, readEnvironment } from "./environment.js";
 import { ConfigError, type Problem } from "./errors.js";
 import { readFileLayer } from "./file.js";
@@ -56,7 +62,8 @@ export function loadConfig(argv: readonly string[], env: Environment, io: Config
   const merged = merge([flags, environment, file], defaults, problems);
   const { origins, refused } = merged;
   const settings = deriveMemory(merged);
-  const config = freeze(assemble(settings, io.cwd));
+  const listenIsDefault = origins.get("listen")?.startsWith("default") ?? true;
+  const config = freeze(assemble(settings, io.cwd, listenIsDefault));
   const origin = (key: Key): string => origins.get(key) ?? "default";
   problems.push(...crossCheck(config, settings, origin, refused));
   if (problems.length > 0) throw new ConfigError(problems);
@@ -66,24 +73,39 @@ export function loadConfig(argv: readonly string[], env: Environment, io: Config
 }
 
 function defaultLayer(env: Environment, uid: number): Map<Key, RawValue> {
-  const xdg = env.XDG_RUNTIME_DIR;
-  const hasXdg = uid !== 0 && xdg !== undefined && isAbsolute(xdg); // the XDG specification ignores relative ones
-  const userDir = hasXdg ? join(xdg, "nmid") : `/tmp/nmid-${uid}`;
-  const dir = uid === 0 ? "/run/nmid" : userDir;
-  const origin = hasXdg ? "default from XDG_RUNTIME_DIR" : "default";
+  const { dir, origin } = defaultRuntimeDir(env, uid);
   return new Map<Key, RawValue>([
     ["listen", { raw: `unix:${join(dir, "nmid.sock")}`, origin }],
+    ["socket_mode", { raw: "0660", origin: "default" }],
+    ["socket_group", { raw: "auto", origin: "default" }],
+    ["tls.cert", { raw: "off", origin: "default" }],
+    ["tls.key", { raw: "off", origin: "default" }],
+    ["tls.client_ca", { raw: "off", origin: "default" }],
+    ["insecure", { raw: false, origin: "default" }],
     ["metrics", { raw: "127.0.0.1:9810", origin: "default" }],
+    ["policy", { raw: "default", origin: "default" }],
     ["runtime_dir", { raw: dir, origin }],
     ["source", { raw: "auto", origin: "default" }],
     ["dispatcher_cpus", { raw: "off", origin: "default" }],
     ["log_level", { raw: "info", origin: "default" }],
     ["overload", { raw: "report", origin: "default" }],
+    ["restart", { raw: "keep", origin: "default" }],
     ...Object.entries(RANGES).map(([key, range]): [Key, RawValue] => [
       key as NumberKey,
       { raw: range.default, origin: "default" },
     ]),
   ]);
+}
+
+function defaultRuntimeDir(env: Environment, uid: number): { readonly dir: string; readonly origin: string } {
+  // systemd's RuntimeDirectory=, the first of them.
+  const given = env.RUNTIME_DIRECTORY?.split(":", 1)[0];
+  if (given !== undefined && isAbsolute(given)) return { dir: given, origin: "default from RUNTIME_DIRECTORY" };
+  if (uid === 0) return { dir: "/run/nmid", origin: "default" };
+  const xdg = env.XDG_RUNTIME_DIR;
+  // The XDG specification ignores relative ones.
+  if (xdg !== undefined && isAbsolute(xdg)) return { dir: join(xdg, "nmid"), origin: "default from XDG_RUNTIME_DIR" };
+  return { dir: `/tmp/nmid-${uid}`, origin: "default" };
 }
 
 function readFile(path: string | undefined, io: ConfigIo): Layer {
@@ -127,13 +149,19 @@ function merge(layers: readonly Layer[], defaults: ReadonlyMap<Key, RawValue>, p
   return { settings: settingsSchema.parse(chosen), origins, refused };
 }
 
-function assemble(settings: Settings, cwd: string): DaemonConfig {
+function assemble(settings: Settings, cwd: string, listenIsDefault: boolean): DaemonConfig {
   return {
     listen: settings.listen.map(
       (address): ListenAddress =>
         address.kind === "unix" ? { kind: "unix", path: resolve(cwd, address.path) } : address,
     ),
+    listenIsDefault,
+    socketMode: settings.socket_mode,
+    socketGroup: settings.socket_group,
+    tls: tlsFiles(settings, cwd),
+    insecure: settings.insecure,
     metrics: settings.metrics,
+    policy: settings.policy === null ? null : resolve(cwd, settings.policy),
     runtimeDir: resolve(cwd, settings.runtime_dir),
     source: resolveSource(settings.source, cwd),
     dispatchers: settings.dispatchers,
@@ -141,6 +169,7 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
     capacity: settings.capacity,
     logLevel: settings.log_level,
     overload: settings.overload,
+    restart: settings.restart,
     ringKib: settings.ring_kib,
     limits: {
       memoryMaxBytes: settings["limits.memory_max_bytes"],
@@ -159,6 +188,18 @@ function assemble(settings: Settings, cwd: string): DaemonConfig {
       filterEntriesMax: settings["limits.filter_entries_max"],
       eventsPerHandlerMax: settings["limits.events_per_handler_max"],
     },
+    connectionLimits: {
+      connectionsMax: settings["limits.connections_max"],
+      connectionsPerPeerMax: settings["limits.connections_per_peer_max"],
+      streamsPerConnectionMax: settings["limits.streams_per_connection_max"],
+      streamsPerPeerMax: settings["limits.streams_per_peer_max"],
+      requestsPerSecondMax: settings["limits.requests_per_second_max"],
+      controlFramesPerSecondMax: settings["limits.control_frames_per_second_max"],
+      receiveBytesPerSecondMax: settings["limits.receive_bytes_per_second_max"],
+      handshakeTimeoutMs: settings["limits.handshake_timeout_ms"],
+      keepaliveIntervalMs: settings["limits.keepalive_interval_ms"],
+      keepaliveTimeoutMs: settings["limits.keepalive_timeout_ms"],
+    },
   };
 }
 
@@ -169,6 +210,13 @@ function deriveMemory({ settings, origins }: Merged): Settings {
   if (origins.get(key) !== "default" || derived === settings[key]) return settings;
   origins.set(key, `default for ${settings.capacity} handlers and ${settings.dispatchers} dispatchers`);
   return { ...settings, [key]: derived };
+}
+
+/** null unless all three are named: what is missing is a problem of its own. */
+function tlsFiles(settings: Settings, cwd: string): TlsFiles | null {
+  const { "tls.cert": cert, "tls.key": key, "tls.client_ca": clientCa } = settings;
+  if (cert === null || key === null || clientCa === null) return null;
+  return { cert: resolve(cwd, cert), key: resolve(cwd, key), clientCa: resolve(cwd, clientCa) };
 }
 
 function resolveSource(source: SourceSpec, cwd: string): SourceSpec {
@@ -202,8 +250,36 @@ function crossCheck(
       remedy: `give as many lists, separated by ";", as there are dispatchers, or set dispatchers to ${lists}`,
     });
   }
+  problems.push(...checkTls(config, settings, origin, refused));
   if (!refused.has("listen")) problems.push(...checkAddresses(config, origin, refused));
   return problems;
+}
+
+const TLS_FILE_KEYS = ["tls.cert", "tls.key", "tls.client_ca"] as const;
+
+function checkTls(
+  config: DaemonConfig,
+  settings: Settings,
+  origin: (key: Key) => string,
+  refused: ReadonlySet<Key>,
+): Problem[] {
+  if (TLS_FILE_KEYS.some((key) => refused.has(key))) return [];
+  const given = TLS_FILE_KEYS.filter((key) => settings[key] !== null);
+  const missing = TLS_FILE_KEYS.filter((key) => settings[key] === null);
+  const [first] = given;
+  if (first !== undefined && missing.length > 0) {
+    const what = `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} missing: both sides must show a certificate`;
+    return [{ origin: origin(first), what, remedy: "name a PEM file for each of tls.cert, tls.key and tls.client_ca" }];
+  }
+  if (config.tls !== null && config.insecure) {
+    const what = "insecure has no meaning beside tls, which every connection over TCP then speaks";
+    return [{ origin: origin("insecure"), what, remedy: "drop one of the two" }];
+  }
+  if (config.tls !== null || config.insecure || refused.has("listen") || refused.has("insecure")) return [];
+  return config.listen.flatMap((address): Problem[] => {
+    const problem = plainTcpProblem(address);
+    return problem === null ? [] : [{ origin: origin("listen"), ...problem }];
+  });
 }
 
 function checkAddresses(config: DaemonConfig, origin: (key: Key) => string, refused: ReadonlySet<Key>): Problem[] {

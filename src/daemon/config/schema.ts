@@ -12,6 +12,10 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 export const OVERLOAD_POLICIES = ["report", "lower"] as const;
 export type OverloadPolicy = (typeof OVERLOAD_POLICIES)[number];
 
+/** What SIGTERM does to handlers: leaves them, with what is left of their lease, to the next daemon, or ends them. */
+export const RESTART_POLICIES = ["keep", "end"] as const;
+export type RestartPolicy = (typeof RESTART_POLICIES)[number];
+
 function parsed<T>(parse: (text: string) => Parsed<T>) {
   return z.string({ error: ({ input }) => `${show(input)} is not text` }).transform((text, context): T => {
     const result = parse(text);
@@ -25,11 +29,49 @@ function parseMetrics(text: string): Parsed<TcpAddress | null> {
   return text === "off" ? { ok: true, value: null } : parseTcpAddress(text);
 }
 
+const DEFAULT_POLICY = "default";
+
+function parsePolicyPath(text: string): Parsed<string | null> {
+  if (text === DEFAULT_POLICY) return { ok: true, value: null };
+  return text === "" || text.includes("\0")
+    ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a policy file, or default" }
+    : { ok: true, value: text };
+}
+
 function parseRuntimeDir(text: string): Parsed<string> {
   return text === "" || text.includes("\0")
     ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a directory" }
     : { ok: true, value: text };
 }
+
+function parseSocketMode(text: string): Parsed<number> {
+  return /^0?[0-7]{3}$/.test(text)
+    ? { ok: true, value: Number.parseInt(text, 8) }
+    : { ok: false, what: `${show(text)} is no mode of a file`, remedy: SOCKET_MODE_REMEDY };
+}
+
+/** A number in YAML is decimal, or octal with 0o, and what was meant cannot be told from it. */
+const SOCKET_MODE_REMEDY = 'give three octal digits in quotes, such as "0660"';
+
+function parseSocketGroup(text: string): Parsed<string | null> {
+  if (text === "auto") return { ok: true, value: null };
+  return /^[^\s:\0]+$/.test(text)
+    ? { ok: true, value: text }
+    : { ok: false, what: `${show(text)} is no name of a group`, remedy: "give a group's name, or auto" };
+}
+
+function parseTlsFile(text: string): Parsed<string | null> {
+  if (text === "off") return { ok: true, value: null };
+  return text === "" || text.includes("\0")
+    ? { ok: false, what: `${show(text)} is not a path`, remedy: "give a PEM file, or off" }
+    : { ok: true, value: text };
+}
+
+/** Flags and variables are text. */
+const INSECURE = new Map<unknown, boolean>([
+  ["true", true],
+  ["false", false],
+]);
 
 function whole(range: Range) {
   return z
@@ -48,7 +90,7 @@ const numbers = Object.fromEntries(Object.entries<Range>(RANGES).map(([key, rang
 
 const listenAddress = parsed(parseListenAddress);
 
-/** One schema a key; keys of the file's `limits` section are written `limits.x`. */
+/** One schema a key; keys of the file's sections are written `limits.x`, `tls.x`. */
 export const settingsSchema = z.object({
   listen: z.preprocess(
     (input) => (typeof input === "string" ? [input] : input),
@@ -56,7 +98,17 @@ export const settingsSchema = z.object({
       error: "names no address",
     }),
   ),
+  socket_mode: parsed(parseSocketMode),
+  socket_group: parsed(parseSocketGroup),
+  "tls.cert": parsed(parseTlsFile),
+  "tls.key": parsed(parseTlsFile),
+  "tls.client_ca": parsed(parseTlsFile),
+  insecure: z.preprocess(
+    (input) => INSECURE.get(input) ?? input,
+    z.boolean({ error: ({ input }) => `${show(input)} is neither true nor false` }),
+  ),
   metrics: parsed(parseMetrics),
+  policy: parsed(parsePolicyPath),
   runtime_dir: parsed(parseRuntimeDir),
   source: parsed(parseSource),
   // In a file a single CPU is a number.
@@ -66,6 +118,7 @@ export const settingsSchema = z.object({
   ),
   log_level: z.enum(LOG_LEVELS, { error: ({ input }) => `${show(input)} is no log level` }),
   overload: z.enum(OVERLOAD_POLICIES, { error: ({ input }) => `${show(input)} is no policy for overload` }),
+  restart: z.enum(RESTART_POLICIES, { error: ({ input }) => `${show(input)} is no policy for restarts` }),
   ...numbers,
 });
 
@@ -79,7 +132,9 @@ const LIMITS_PREFIX = "limits.";
 export const LIMIT_KEYS = KEYS.filter((key) => key.startsWith(LIMITS_PREFIX)).map((key) =>
   key.slice(LIMITS_PREFIX.length),
 );
-export const TOP_LEVEL_KEYS = KEYS.filter((key) => !key.startsWith(LIMITS_PREFIX));
+const TLS_PREFIX = "tls.";
+export const TLS_KEYS = KEYS.filter((key) => key.startsWith(TLS_PREFIX)).map((key) => key.slice(TLS_PREFIX.length));
+export const TOP_LEVEL_KEYS = KEYS.filter((key) => !key.startsWith(LIMITS_PREFIX) && !key.startsWith(TLS_PREFIX));
 
 export function isKey(name: string): name is Key {
   return Object.hasOwn(settingsSchema.shape, name);
@@ -98,8 +153,20 @@ export function remedyFor(key: Key): string {
   switch (key) {
     case "listen":
       return "give unix:PATH or HOST:PORT, or a list of these";
+    case "socket_mode":
+      return SOCKET_MODE_REMEDY;
+    case "socket_group":
+      return "give a group's name, or auto";
+    case "tls.cert":
+    case "tls.key":
+    case "tls.client_ca":
+      return "give a PEM file, or off";
+    case "insecure":
+      return "give true or false";
     case "metrics":
       return "give HOST:PORT or off";
+    case "policy":
+      return "give a policy file, or default";
     case "runtime_dir":
       return "give a directory";
     case "source":
@@ -110,6 +177,8 @@ export function remedyFor(key: Key): string {
       return `give one of ${LOG_LEVELS.join(", ")}`;
     case "overload":
       return `give ${OVERLOAD_POLICIES.join(" or ")}`;
+    case "restart":
+      return `give ${RESTART_POLICIES.join(" or ")}`;
   }
 }
 

@@ -1,8 +1,10 @@
 /** A handler's books on the delivering side. Together with the dispatchers' `matched` they must balance at the end. */
 import type { SlotCounters } from "../../registry/counters.js";
 import { LOSS_REASONS } from "../../registry/layout.js";
+import { type CarriedBooks, carriedCounts, eventTotals, lossTotals } from "./carried-books.js";
 import { REFUSAL_REASONS } from "./outbox.js";
 import type { OutboxReader } from "./outbox-reader.js";
+import type { SettledBooks, SettledEvent } from "./settled-books.js";
 
 export type LossReason = (typeof LOSS_REASONS)[number];
 
@@ -43,15 +45,21 @@ export class HandlerBooks {
   readonly #slot: number;
   readonly #counters: SlotCounters;
 
-  constructor(events: number, slot: number, counters: SlotCounters) {
-    this.#ledgers = Array.from({ length: events }, () => ({
-      delivered: 0,
-      periodDelivered: 0,
-      lost: 0,
-      periodLost: 0,
-    }));
+  readonly #settled: SettledBooks;
+
+  /** They go on from `carried`. */
+  constructor(carried: CarriedBooks, slot: number, counters: SlotCounters, settled: SettledBooks) {
+    this.#ledgers = eventTotals(carried);
+    for (const [i, count] of lossTotals(carried).entries()) if (count > 0) this.#losses.set(LOSS_REASONS[i], count);
     this.#slot = slot;
     this.#counters = counters;
+    this.#settled = settled;
+    if (this.#ledgers.some(({ delivered, lost }) => delivered + lost > 0)) counters.carry(slot, carriedCounts(carried));
+  }
+
+  /** What streams have taken. */
+  get settled(): SettledEvent[] {
+    return this.#settled.events(this.#ledgers.length);
   }
 
   /** The transport has taken them. */
@@ -60,6 +68,12 @@ export class HandlerBooks {
     ledger.delivered += samples;
     ledger.periodDelivered += period;
     this.#counters.countDelivered(this.#slot, samples);
+    this.#settled.deliver(event, samples, period);
+  }
+
+  /** The transport has taken what tells of them. */
+  tell(event: number, reason: LossReason, samples: number, period: number): void {
+    this.#settled.tell(event, reason, samples, period);
   }
 
   lose(event: number, reason: LossReason, samples: number, period: number): void {

@@ -34,13 +34,14 @@ export function auxLossMessage(event: number, reason: LossReason, bytes: number)
   return { ...lossMessage(event, reason, 0, 0, 0, 0), event_wide: true, aux_bytes: bytes };
 }
 
-export function endMessage(books: Books, reason: string): EndMessage {
+export function endMessage(books: Books, reason: string, message = ""): EndMessage {
   return {
     matched: books.matched,
     delivered: books.delivered,
     lost: books.lost,
     reason,
     events: eventBooksMessages(books),
+    message,
   };
 }
 

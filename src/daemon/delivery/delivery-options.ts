@@ -3,10 +3,12 @@ import type { SlotCounters } from "../../registry/counters.js";
 import type { NsClock } from "../clock.js";
 import type { ControlDelivery } from "../grpc/proto.js";
 import type { LatencyHistogram } from "../observe/histogram.js";
+import type { CarriedBooks } from "./carried-books.js";
 import type { FlushRule, FlushTimes } from "./flush.js";
 import type { StreamMemory } from "./memory.js";
 import type { WireMessage } from "./message.js";
 import type { OutboxReader } from "./outbox-reader.js";
+import type { SettledBooks } from "./settled-books.js";
 
 /** A gRPC stream as delivery sees it. */
 export interface DeliveryStream {
@@ -16,6 +18,8 @@ export interface DeliveryStream {
   write(message: WireMessage, written: () => void): void;
   /** Ends the stream with OK, after what was written. */
   end(): void;
+  /** Breaks the stream, after what was written: its handler goes on in the next daemon. */
+  suspend(): void;
   /** Ends the stream at once, whatever is still on its way. */
   abort(): void;
 }
@@ -33,6 +37,10 @@ export interface DeliveryOptions {
   readonly now: NsClock;
   readonly encode: (message: ControlDelivery) => Uint8Array;
   readonly memory: StreamMemory;
+  /** What the handler brings from the daemon before this one. */
+  readonly carried?: CarriedBooks | null;
+  /** Where what its streams have taken outlives this daemon. */
+  readonly settled?: SettledBooks;
   /** From dispatch to stream. */
   readonly latency: LatencyHistogram;
   /** From sample to stream; null where their times cannot be compared with `now`. */

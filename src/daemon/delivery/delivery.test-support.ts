@@ -116,6 +116,13 @@ export class HeldStream implements DeliveryStream {
     this.ended = true;
   }
 
+  suspended = false;
+
+  suspend(): void {
+    assert.ok(!this.ended && !this.aborted && !this.holds, "after all that was written");
+    this.suspended = true;
+  }
+
   abort(): void {
     this.aborted = true;
   }
@@ -300,7 +307,10 @@ export interface DeliveryFixture {
 }
 
 export type FixtureOptions = Partial<
-  Pick<DeliveryOptions, "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now" | "snapshot">
+  Pick<
+    DeliveryOptions,
+    "overflow" | "flush" | "flushTimes" | "events" | "memory" | "now" | "snapshot" | "carried" | "settled"
+  >
 > & {
   readonly flushIntervalMs?: number;
   readonly arenaBytes?: number;
@@ -334,6 +344,8 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
     now,
     encode: encodeDelivery,
     memory,
+    carried: options.carried,
+    settled: options.settled,
     latency: new LatencyHistogram(new Float64Array(HISTOGRAM_WORDS)),
     sampleLatency: null,
     onOverflow: () => overflows++,
@@ -367,6 +379,7 @@ export function openDelivery(options: FixtureOptions = {}): DeliveryFixture {
           clock: "CLOCK_MONOTONIC",
           source: "synthetic",
           fallback: false,
+          lease_ms: 10_000,
         },
       };
       delivery.attach(attached, started);

@@ -5,19 +5,28 @@
 import type { ControlDelivery } from "../grpc/proto.js";
 import { AuxLosses } from "./aux-losses.js";
 import { type Books, HandlerBooks, type LossReason } from "./books.js";
+import { type CarriedBooks, eventTotals, lossTotals, nothingCarried, refusedCounts } from "./carried-books.js";
 import { endMessage } from "./control-messages.js";
 import type { DeliveryOptions, DeliveryStream } from "./delivery-options.js";
 import { FlushAlarm } from "./flush-alarm.js";
 import { CONTROL, type InFlight, InFlightQueue } from "./in-flight.js";
-import { gapMessage, Losses, type Untold, untoldMessage } from "./losses.js";
+import { gapMessage, Losses, type UnbookedLosses, type Untold, untoldMessage } from "./losses.js";
 import { MESSAGE_BYTES_MIN } from "./memory.js";
 import { SampleMessage, type WireMessage } from "./message.js";
 import { ENTRY } from "./outbox.js";
 import type { OutboxReader } from "./outbox-reader.js";
 import { Queue } from "./queue.js";
+import { SettledBooks, settledSequence } from "./settled-books.js";
 import { TaskStream } from "./task-stream.js";
 
-type Finish = { readonly reason: string; readonly resolve: (books: Books) => void };
+/** `reason` null: the handler is not over, but goes on in the next daemon. */
+type Finish = { readonly reason: string | null; readonly resolve: (finished: Finished) => void };
+
+export interface Finished {
+  readonly books: Books;
+  /** What the handler takes to the next daemon. */
+  readonly carried: CarriedBooks;
+}
 
 /** Shared by all handlers: the transport has copied a message before the next one is begun. */
 const message = new SampleMessage();
@@ -42,11 +51,15 @@ export class HandlerDelivery {
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
-    this.#books = new HandlerBooks(options.events, options.slot, options.counters);
-    this.#losses = new Losses(this.#books, options.readers, options.events, {
+    const carried = options.carried ?? nothingCarried(options.events);
+    this.#books = new HandlerBooks(carried, options.slot, options.counters, options.settled ?? new SettledBooks());
+    const unbooked: UnbookedLosses = {
       onTasksLost: (reason, records) => this.#tasks.lose(reason, records),
       onAuxLost: (event, reason, bytes) => this.#aux.lose(event, reason, bytes),
-    });
+    };
+    this.#losses = new Losses(this.#books, options.readers, options.events, unbooked, carried);
+    this.#sequence = settledSequence(carried.settled);
+    carryMatched(options.readers[0], carried);
     this.#queue = new Queue(options.readers, options.latency, options.sampleLatency);
     this.#inFlight = new InFlightQueue(options.memory);
     this.#tasks = new TaskStream(options, this.#losses, () => this.pump());
@@ -118,7 +131,7 @@ export class HandlerDelivery {
   #break(): void {
     if (this.#detach() === null) return;
     this.#stopWriting();
-    if (this.#finish !== null) this.#discard("DISCARDED");
+    if (this.#finish !== null) this.#discard(this.#finish.reason === null ? "RESTART" : "DISCARDED");
   }
 
   /** Lets go of the stream, whatever becomes of it; null when there is none. */
@@ -152,6 +165,12 @@ export class HandlerDelivery {
     this.pump();
   }
 
+  /** The daemon was not there between the two: told by the event, with a duration where the samples' clock is known. */
+  restarted(event: number, firstNs: number, lastNs: number): void {
+    this.#losses.noteRestart(event, firstNs, lastNs);
+    this.pump();
+  }
+
   /** The kernel had no room for so many task records: told to the stream, which is given a new snapshot. */
   tasksLost(count: number): void {
     if (this.#tasks.loseInKernel(count)) this.pump();
@@ -178,7 +197,20 @@ export class HandlerDelivery {
    * Writes what is left, the end of the story, and ends the stream. Only when no dispatcher is inside the handler and
    * none will be. Without a stream it is lost as `discardAs` says, or DISCARDED. Resolves with the books when all is taken.
    */
-  finish(reason: string, discardAs: LossReason | null): Promise<Books> {
+  async finish(reason: string, discardAs: LossReason | null): Promise<Books> {
+    const { books } = await this.#finishFor(reason, discardAs);
+    return books;
+  }
+
+  /**
+   * As `finish`, of a handler that is to go on in the next daemon: writes what is left, and breaks the stream. What no stream
+   * takes is lost with the reason RESTART, for the next daemon to tell.
+   */
+  suspend(): Promise<Finished> {
+    return this.#finishFor(null, this.#stream === null ? "RESTART" : null);
+  }
+
+  #finishFor(reason: string | null, discardAs: LossReason | null): Promise<Finished> {
     return new Promise((resolve) => {
       this.#finish = { reason, resolve };
       if (discardAs !== null) this.#tasks.cancelSnapshot();
@@ -340,6 +372,7 @@ export class HandlerDelivery {
     if (taken === undefined) throw new Error("the stream says that it has written what it was not given");
     if (taken.told === null && taken.gap === null && taken.samples > 0)
       this.#books.deliver(taken.event, taken.samples, taken.period);
+    if (taken.told !== null) this.#books.tell(taken.event, taken.told.reason, taken.samples, taken.period);
     if (taken.auxBytes > 0) this.#options.onAux(taken.auxBytes, 0);
   }
 
@@ -369,6 +402,15 @@ export class HandlerDelivery {
     if (!this.#losses.isTold) return true;
     const books = this.books();
     const stream = this.#stream as DeliveryStream;
+    if (reason === null) {
+      this.#detach();
+      try {
+        stream.suspend();
+      } finally {
+        this.#close();
+      }
+      return false;
+    }
     this.#ending = true;
     stream.write(this.#options.encode({ end: endMessage(books, reason) }) as Buffer, () => {
       if (this.#stream !== stream) return;
@@ -390,10 +432,19 @@ export class HandlerDelivery {
     const finish = this.#finish as Finish;
     this.#tasks.cancelSnapshot();
     this.#losses.takePending();
-    for (let loss = this.#losses.next(); loss !== undefined; loss = this.#losses.next()) this.#sequence += loss.count;
+    const left = this.#losses.takeLeft();
+    for (const { count } of left.untold) this.#sequence += count;
     this.#flush.cancel();
     this.#finish = null;
     this.#options.counters.setQueueBytes(this.#options.slot, 0);
-    finish.resolve(this.books());
+    finish.resolve({ books: this.books(), carried: { settled: this.#books.settled, ...left } });
   }
+}
+
+/** On the account of the first dispatcher, which does not know the outbox yet. */
+function carryMatched(reader: OutboxReader, carried: CarriedBooks): void {
+  for (const [event, { delivered, periodDelivered, lost, periodLost }] of eventTotals(carried).entries()) {
+    if (delivered + lost > 0) reader.carry(event, delivered + lost, periodDelivered + periodLost);
+  }
+  reader.carryRefused(refusedCounts(lossTotals(carried)));
 }

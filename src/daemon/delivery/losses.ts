@@ -24,6 +24,15 @@ export interface Gap {
   readonly reason: LossReason;
   count: number;
   readonly of: GapOf;
+  /** Of the reason RESTART, where nobody knows how many there would have been: when it was; 0 where no clock can say. */
+  readonly firstNs?: number;
+  readonly lastNs?: number;
+}
+
+/** What has not been told when the handler leaves this daemon. */
+export interface Left {
+  readonly untold: readonly Untold[];
+  readonly gaps: readonly Gap[];
 }
 
 /** DROP_OLDEST makes room ahead of need, since it is the reader who drops and the dispatchers do not wait for it. */
@@ -45,7 +54,15 @@ export class Losses {
   #untold: Untold[] = [];
   #pendingTaken = false;
 
-  constructor(books: HandlerBooks, readers: readonly OutboxReader[], events: number, unbooked: UnbookedLosses) {
+  constructor(
+    books: HandlerBooks,
+    readers: readonly OutboxReader[],
+    events: number,
+    unbooked: UnbookedLosses,
+    { untold, gaps }: Left = { untold: [], gaps: [] },
+  ) {
+    this.#untold = untold.map((loss) => ({ ...loss }));
+    this.#gaps = gaps.map((gap) => ({ ...gap }));
     this.#unbooked = unbooked;
     this.#books = books;
     this.#readers = readers;
@@ -71,6 +88,19 @@ export class Losses {
     const gap = this.#gaps.find((other) => other.event === event && other.reason === reason && other.of === of);
     if (gap === undefined) this.#gaps.push({ event, reason, count, of });
     else gap.count += count;
+  }
+
+  /** From one daemon's last sample to the next one's first: each is told by itself. */
+  noteRestart(event: number, firstNs: number, lastNs: number): void {
+    this.#gaps.push({ event, reason: "RESTART", count: 0, of: "samples", firstNs, lastNs });
+  }
+
+  /** All that is not told, which is the caller's from then on. */
+  takeLeft(): Left {
+    const left = { untold: this.#untold, gaps: this.#gaps };
+    this.#untold = [];
+    this.#gaps = [];
+    return left;
   }
 
   /** Of a gap whose telling broke off. */
@@ -176,10 +206,10 @@ export function gapMessage(gap: Gap): ControlDelivery {
   return { loss: gapLoss(gap) };
 }
 
-function gapLoss({ event, reason, count, of }: Gap): LossMessage {
+function gapLoss({ event, reason, count, of, firstNs = 0, lastNs = 0 }: Gap): LossMessage {
   if (of === "tasks") return tasksLossMessage(reason, count);
   if (of === "aux") return auxLossMessage(event, reason, count);
-  return { ...lossMessage(event, reason, count, 0, 0, 0), event_wide: true };
+  return { ...lossMessage(event, reason, count, 0, firstNs, lastNs), event_wide: true };
 }
 
 export function untoldMessage({ event, reason, count, period, firstNs, lastNs }: Untold): ControlDelivery {

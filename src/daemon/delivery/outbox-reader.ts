@@ -73,6 +73,19 @@ export class OutboxReader {
     this.#accounted = Array.from({ length: shape.events }, () => ({ samples: 0, period: 0 }));
   }
 
+  /** The event's books begin with these. Before its dispatcher knows the outbox. */
+  carry(event: number, samples: number, period: number): void {
+    const book = this.#region.book(event);
+    this.#region.doubles[book + BOOK.MATCHED] = samples;
+    this.#region.doubles[book + BOOK.WEIGHT] = period;
+    this.#accounted[event] = { samples, period };
+  }
+
+  /** As `carry`, of what was refused, by REFUSAL. */
+  carryRefused(refused: readonly number[]): void {
+    this.#refused = [...refused];
+  }
+
   get isEmpty(): boolean {
     return this.#tail === Atomics.load(this.#region.words, HEAD_WORD);
   }

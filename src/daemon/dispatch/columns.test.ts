@@ -36,7 +36,7 @@ const EVERYTHING =
     PLAIN.reduce((bits, name) => bits | SAMPLE[name], 0) |
       (SAMPLE.CALLCHAIN | SAMPLE.RAW | SAMPLE.BRANCH_STACK | SAMPLE.REGS_USER | SAMPLE.STACK_USER) |
       (SAMPLE.REGS_INTR | SAMPLE.READ),
-  ) & ~COLUMN.BRANCH_INDEX;
+  ) & ~(COLUMN.BRANCH_INDEX | COLUMN.REDACTED);
 
 const FULL: LayoutFormat = {
   sampleType: (EVERYTHING & (2 ** 25 - 1)) | SAMPLE.IDENTIFIER | SAMPLE.TIME,
@@ -211,9 +211,27 @@ describe("columns", () => {
     assert.deepEqual(second.branch_stack, [...RICH.branches, ...RICH.branches].map(Number));
   });
 
+  it("hold no kernel address for those who may not see them", () => {
+    const kernel = 2n ** 64n - 2n ** 31n + 7n;
+    const [context, user] = [2n ** 64n - 128n, 2n ** 64n - 512n];
+    const sample: AnySample = {
+      ...RICH,
+      callchain: [context, kernel, kernel + 1n, 5n, user, 3n, kernel, 4n],
+      branches: [1n, kernel, 3n, kernel, 5n, 6n],
+    };
+    const found = encode([[FULL, sample]], SAMPLE.CALLCHAIN | SAMPLE.BRANCH_STACK | SAMPLE.ADDR | COLUMN.REDACTED, 1);
+    assert.deepEqual([found.callchain, found.callchain_length], [[Number(user), 3, 4], [3]]);
+    assert.deepEqual([found.branch_stack, found.branch_stack_length], [[1, 0, 3, 0, 5, 6], [2]]);
+    assert.deepEqual(found.addr, [SAMPLE.ADDR], "user space's, which is none of the kernel's secrets");
+    const seen = encode([[FULL, sample]], SAMPLE.CALLCHAIN | SAMPLE.BRANCH_STACK, 1);
+    assert.deepEqual(seen.callchain, sample.callchain.map(Number), "for those who may");
+    assert.deepEqual(seen.branch_stack, sample.branches.map(Number));
+  });
+
   it("take exactly the bytes that are planned, in every combination", () => {
     const random = seededRandom(5);
-    const bits = Array.from({ length: 30 }, (_, i) => 1 << i).filter((bit) => (EVERYTHING & bit) !== 0);
+    const wanted = EVERYTHING | COLUMN.REDACTED;
+    const bits = Array.from({ length: 31 }, (_, i) => 1 << i).filter((bit) => (wanted & bit) !== 0);
     for (let i = 0; i < 400; i++) {
       const pick = (): number => bits.reduce((sum, bit) => (random() < 0.5 ? sum | bit : sum), 0);
       const format = { ...FULL, sampleType: (pick() & (2 ** 25 - 1)) | SAMPLE.IDENTIFIER };

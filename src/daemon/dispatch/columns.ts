@@ -14,12 +14,23 @@ import {
   longColumnTag,
 } from "./column-header.js";
 import type { Selection } from "./encode.js";
+import { redactAddresses, userFrames } from "./redact.js";
 
 /**
  * Bits of a set of columns: those of SAMPLE for fields that are a column, or some that belong together, and these. A
- * handler wants BRANCH_COUNTERS; a chunk has them, and BRANCH_INDEX, where its samples do.
+ * handler wants BRANCH_COUNTERS; a chunk has them, and BRANCH_INDEX, where its samples do. REDACTED is no column but what
+ * columns hold: no kernel addresses (redact.ts). It is a bit among these because they are part of what makes a lane, so
+ * that those who may see and those who may not are never given the same bytes.
  */
-export const COLUMN = { BRANCH_INDEX: 1 << 27, BRANCH_COUNTERS: 1 << 28, CPUMODE: 1 << 29 } as const;
+export const COLUMN = {
+  BRANCH_INDEX: 1 << 27,
+  BRANCH_COUNTERS: 1 << 28,
+  CPUMODE: 1 << 29,
+  REDACTED: 1 << 30,
+} as const;
+
+/** Fields that may hold kernel addresses, or physical ones, in places that nobody can tell. */
+export const NOT_REDACTABLE = SAMPLE.RAW | SAMPLE.REGS_INTR | SAMPLE.PHYS_ADDR;
 
 const PLAIN: readonly (readonly [bit: number, field: number])[] = [
   [SAMPLE.ADDR, FIELD.ADDR],
@@ -95,9 +106,9 @@ export function chunkColumns(columns: number, batch: BatchIndex, sample: number)
 export function raggedWords(columns: number, batch: BatchIndex, ring: RingReader, sample: number): number {
   const { words, wordMask: mask } = ring;
   // The common case, which need not ask for the others.
-  if ((columns & (RAGGED | RAGGED_MORE)) === SAMPLE.CALLCHAIN) return callchainDepth(batch, ring, sample) * 2;
+  if ((columns & (RAGGED | RAGGED_MORE)) === SAMPLE.CALLCHAIN) return callchainDepth(columns, batch, ring, sample) * 2;
   let ragged = 0;
-  if ((columns & SAMPLE.CALLCHAIN) !== 0) ragged += callchainDepth(batch, ring, sample) * 2;
+  if ((columns & SAMPLE.CALLCHAIN) !== 0) ragged += callchainDepth(columns, batch, ring, sample) * 2;
   if ((columns & SAMPLE.RAW) !== 0) ragged += countAt(words, mask, batch.wordOf(sample, SAMPLE.RAW)) / 4;
   if ((columns & SAMPLE.BRANCH_STACK) !== 0) {
     const entries = countAt(words, mask, batch.wordOf(sample, SAMPLE.BRANCH_STACK));
@@ -112,8 +123,11 @@ export function raggedWords(columns: number, batch: BatchIndex, ring: RingReader
   return ragged;
 }
 
-export function callchainDepth(batch: BatchIndex, ring: RingReader, sample: number): number {
-  return countAt(ring.words, ring.wordMask, batch.wordOf(sample, SAMPLE.CALLCHAIN));
+function callchainDepth(columns: number, batch: BatchIndex, ring: RingReader, sample: number): number {
+  const { words, wordMask: mask } = ring;
+  const at = batch.wordOf(sample, SAMPLE.CALLCHAIN);
+  const depth = countAt(words, mask, at);
+  return (columns & COLUMN.REDACTED) === 0 ? depth : userFrames(words, mask, at + 2, depth, null, 0);
 }
 
 /** The count or size at a field's word, which the scan has found to fit; 0 without the field. */
@@ -151,7 +165,8 @@ export function encodeColumns(
   from: number,
   to: number,
 ): void {
-  const writer = new ColumnWriter(out, at, batch, ring, selection.sample, from, to);
+  const isRedacted = (columns & COLUMN.REDACTED) !== 0;
+  const writer = new ColumnWriter(out, at, batch, ring, selection.sample, from, to, isRedacted);
   for (const [bit, field] of PLAIN) if ((columns & bit) !== 0) writer.plain(bit, field);
   if ((columns & SAMPLE.CALLCHAIN) !== 0) writer.callchains();
   if ((columns & SAMPLE.RAW) !== 0) writer.raw();
@@ -172,6 +187,7 @@ class ColumnWriter {
   readonly #sample: Uint32Array;
   readonly #from: number;
   readonly #to: number;
+  readonly #isRedacted: boolean;
   /** Next word of `out`. */
   #w: number;
 
@@ -183,8 +199,10 @@ class ColumnWriter {
     sample: Uint32Array,
     from: number,
     to: number,
+    isRedacted: boolean,
   ) {
     this.#out = out;
+    this.#isRedacted = isRedacted;
     this.#w = at;
     this.#batch = batch;
     this.#words = ring.words;
@@ -222,6 +240,7 @@ class ColumnWriter {
       out[w++] = at < 0 ? 0 : words[at & mask];
       out[w++] = at < 0 ? 0 : words[(at + 1) & mask];
     }
+    if (this.#isRedacted && bit === SAMPLE.ADDR) redactAddresses(out, this.#w, this.#to - this.#from, 2);
     this.#w = w;
   }
 
@@ -252,11 +271,27 @@ class ColumnWriter {
     const words = this.#words;
     const mask = this.#mask;
     const place = this.#place(SAMPLE.CALLCHAIN);
+    if (this.#isRedacted) {
+      this.#userCallchains(place);
+      return;
+    }
     const addresses = this.#lengths(FIELD.CALLCHAIN_LENGTH, SAMPLE.CALLCHAIN, (at) => countAt(words, mask, at));
     this.#header(FIELD.CALLCHAIN, addresses * 8);
     for (let k = this.#from; k < this.#to; k++) {
       const at = this.#wordOf(place, SAMPLE.CALLCHAIN, this.#sample[k]);
       this.#copy(at + 2, countAt(words, mask, at) * 2);
+    }
+  }
+
+  #userCallchains(place: FieldPlace | undefined | null): void {
+    const words = this.#words;
+    const mask = this.#mask;
+    const frames = (at: number, out: Uint32Array | null): number =>
+      userFrames(words, mask, at + 2, countAt(words, mask, at), out, this.#w);
+    const addresses = this.#lengths(FIELD.CALLCHAIN_LENGTH, SAMPLE.CALLCHAIN, (at) => frames(at, null));
+    this.#header(FIELD.CALLCHAIN, addresses * 8);
+    for (let k = this.#from; k < this.#to; k++) {
+      this.#w += 2 * frames(this.#wordOf(place, SAMPLE.CALLCHAIN, this.#sample[k]), this.#out);
     }
   }
 
@@ -280,10 +315,16 @@ class ColumnWriter {
     const place = this.#place(bit);
     const entries = this.#lengths(FIELD.BRANCH_STACK_LENGTH, bit, (at) => countAt(words, mask, at));
     this.#header(FIELD.BRANCH_STACK, entries * 24);
+    const stack = this.#w;
     for (let k = this.#from; k < this.#to; k++) {
       const i = this.#sample[k];
       const at = this.#wordOf(place, bit, i);
       this.#copy(at + (batch.offsetsOf(i).branchHasIndex ? 4 : 2), countAt(words, mask, at) * 6);
+    }
+    if (this.#isRedacted) {
+      // { from, to, flags }
+      redactAddresses(this.#out, stack, entries, 6);
+      redactAddresses(this.#out, stack + 2, entries, 6);
     }
     if ((columns & COLUMN.BRANCH_INDEX) !== 0) this.#branchIndexes();
     if ((columns & COLUMN.BRANCH_COUNTERS) === 0) return;

@@ -17,6 +17,7 @@ import type { TaskSpec } from "../tasks/task-filter.js";
 import { Dispatcher, type DispatcherParts } from "./dispatcher.js";
 import type { FilterSpec } from "./filter.js";
 import type { AttachedEvent, AttachSpec } from "./messages.js";
+import type { OwnerLookup } from "./process-owner.js";
 import { DispatcherStats } from "./stats.js";
 
 export const LIVE = SAMPLE.IDENTIFIER | SAMPLE.IP | SAMPLE.TID | SAMPLE.TIME | SAMPLE.CPU | SAMPLE.PERIOD;
@@ -185,6 +186,7 @@ export function openDispatcher(
   position = 0,
   segmentBytes = 2 ** 24,
   aux: DispatcherParts["aux"] = { view: () => new ArrayBuffer(0), enable: () => {} },
+  ownerOf: OwnerLookup = () => null,
 ): DispatcherFixture {
   const capacity = 40;
   const table = openTable(capacity);
@@ -197,6 +199,7 @@ export function openDispatcher(
   const start = (): Dispatcher => {
     const started = new Dispatcher({
       index: 0,
+      ownerOf: (pid, tid) => ownerOf(pid, tid),
       walker: table.walker(),
       counters: table.counters,
       stats,
@@ -207,7 +210,10 @@ export function openDispatcher(
       capacity,
       aux,
     });
-    for (const [index, ring] of rings.entries()) started.addRing(index, ring);
+    for (const [index, ring] of rings.entries()) {
+      started.addRing(index, ring);
+      started.watchRing(BigInt(index), new RingReader(ring.memory, ring.reader.dataBytes));
+    }
     return started;
   };
   const attached: AttachSpec[] = [];

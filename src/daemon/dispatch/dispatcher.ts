@@ -9,6 +9,7 @@ import type { ScanListener } from "../../pmu/record.js";
 import { BatchIndex, EVENTS_MAX } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { AuxRingDescriptor, RecordFormat } from "../../pmu/source.js";
+import { TrailerTable } from "../../pmu/task-record.js";
 import type { SlotCounters } from "../../registry/counters.js";
 import type { DispatchTarget, TableWalker } from "../../registry/walk.js";
 import type { NsClock } from "../clock.js";
@@ -18,9 +19,12 @@ import { LatencyHistogram } from "../observe/histogram.js";
 import { AuxDispatch, type AuxParts } from "./aux-dispatch.js";
 import { ChunkList, NO_CHUNK } from "./chunks.js";
 import { filterKey, OwnerCache } from "./filter.js";
+import { IdentityWatch } from "./identity-watch.js";
 import type { Lane } from "./lane.js";
 import { LaneTable } from "./lanes.js";
 import { type AttachSpec, type FaultPoint, NOT_ARMED } from "./messages.js";
+import { Ownership } from "./ownership.js";
+import { type OwnerLookup, procOwner } from "./process-owner.js";
 import { recordRingFill } from "./ring-fill.js";
 import { DISPATCHER_STAT, type DispatcherStats, EVENT_STAT } from "./stats.js";
 import { type TaskLane, TaskLanes } from "./task-lanes.js";
@@ -48,6 +52,8 @@ interface Port {
 
 export interface DispatcherParts {
   readonly index: number;
+  /** procOwner, but for tests. */
+  readonly ownerOf?: OwnerLookup;
   readonly walker: TableWalker;
   readonly counters: SlotCounters;
   readonly stats: DispatcherStats;
@@ -73,6 +79,10 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   readonly #chunks: ChunkList;
   readonly #tasks: TaskLanes;
   readonly #aux: AuxDispatch;
+  readonly #identities: IdentityWatch;
+  readonly #ownership: Ownership;
+  /** Handlers whose peer may see some processes only. */
+  #restricted = 0;
   readonly #latency: LatencyHistogram;
   /** Slots that a predecessor died in, while its last batch is offered again to the others. */
   #abandoned: ReadonlySet<number> | null = null;
@@ -89,9 +99,12 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   constructor(parts: DispatcherParts) {
     this.#parts = parts;
     this.#ports = new Array(parts.capacity).fill(null);
-    this.#lanes = new LaneTable(this.#rings, new OwnerCache());
+    const trailers = new TrailerTable();
+    this.#identities = new IdentityWatch(trailers, parts.now);
+    this.#ownership = new Ownership(this.#identities, parts.ownerOf ?? procOwner, parts.now);
+    this.#lanes = new LaneTable(this.#rings, new OwnerCache(), this.#ownership);
     this.#chunks = new ChunkList(parts.segments, this.#lanes);
-    this.#tasks = new TaskLanes(parts.segments);
+    this.#tasks = new TaskLanes(parts.segments, trailers, this.#ownership);
     this.#aux = new AuxDispatch({
       ...parts,
       ...parts.aux,
@@ -108,12 +121,32 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     this.#lanes.reserveRings(this.#rings.length);
   }
 
+  /**
+   * Of any CPU, whoever drains it: what its records tell of processes is looked at here, too. `reader` is another than the
+   * one that drains it.
+   */
+  watchRing(address: bigint, reader: RingReader): void {
+    this.#identities.add(address, reader);
+  }
+
+  /** Before its memory goes. */
+  unwatchRing(address: bigint): void {
+    this.#identities.remove(address);
+  }
+
+  /** Processes may have become others without its having been told: on a CPU that came a moment ago. */
+  forgetIdentities(): void {
+    this.#identities.forget();
+  }
+
   /** To be called when it is drained. What lanes carry of it stays carried. */
   removeRing(index: number): void {
     this.#rings[index] = null;
   }
 
   attach(spec: AttachSpec): void {
+    // Task records flow for it by now (broker/registration.ts).
+    if (spec.filter.owner && this.#restricted++ === 0) this.#identities.start();
     this.#ports[spec.slot] = {
       spec,
       filterKey: filterKey(spec.filter),
@@ -129,6 +162,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
   detach(slot: number, generation: number): void {
     const port = this.#ports[slot];
     if (port?.spec.generation !== generation) return;
+    if (port.spec.filter.owner && --this.#restricted === 0) this.#identities.stop();
     for (const lane of port.lanes) if (lane !== null) this.#lanes.leave(lane);
     if (port.tasks !== null) this.#tasks.leave(port.tasks);
     this.#batch.wantsTasks = this.#tasks.wanted;
@@ -278,6 +312,7 @@ export class Dispatcher implements DispatchTarget, ScanListener {
     if (this.#parts.clockIsMonotonic && this.#abandoned === null) this.#recordLatency();
     segments.reclaim();
     this.#memoryShareBytes = segments.findShare(capacity);
+    this.#ownership.nextBatch();
     this.#merge();
     this.#lanes.prepare(batch, this.#ringIndex, this.#serial, this.#nowNs);
     walker.walk(batch.eventMaskLow, batch.eventMaskHigh, this);

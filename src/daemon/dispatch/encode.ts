@@ -9,7 +9,8 @@ import { BATCH_SAMPLES_MAX, type BatchIndex } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { SampleOffsets } from "../../pmu/sample-layout.js";
 import { columnHeader, SAMPLE_BATCH_FIELD } from "./column-header.js";
-import { columnsBytes, encodeColumns } from "./columns.js";
+import { COLUMN, columnsBytes, encodeColumns } from "./columns.js";
+import { redactIps } from "./redact.js";
 
 const FIXED_COLUMNS = 6;
 const FIXED_BYTES_PER_SAMPLE = 8 + 8 + 4 + 4 + 4 + 8;
@@ -61,7 +62,9 @@ export function encodeChunk(
     gather(batch.at, selection, from, to);
     copyUniform(out, fixed, ring, n, uniform);
   } else copyMixed(out, fixed, batch, ring, selection, from, to, ringCpu);
-  if (columns !== 0) encodeColumns(out, period + 2 * n, columns, batch, ring, selection, from, to);
+  if (columns === 0) return;
+  if ((columns & COLUMN.REDACTED) !== 0) redactIps(out, ip, batch, selection, from, to);
+  encodeColumns(out, period + 2 * n, columns, batch, ring, selection, from, to);
 }
 
 /** Word index of each column's first element. */

@@ -4,6 +4,7 @@ import { SAMPLE } from "../../pmu/abi.js";
 import type { BatchIndex } from "../../pmu/record.js";
 import { isUserMode } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
+import { type OwnerSpec, type Ownership, ownerKey } from "./ownership.js";
 
 /** Plain data: crosses from the main thread to the dispatchers. Empty lists let everything pass. */
 export interface FilterSpec {
@@ -14,13 +15,15 @@ export interface FilterSpec {
   readonly cgroupIds: readonly number[];
   readonly excludeUser: boolean;
   readonly excludeKernel: boolean;
+  /** Whose processes' samples pass, by what the handler's peer may see and not by what it asks for; absent: everybody's. */
+  readonly owner?: OwnerSpec | null;
 }
 
 /** The same for all filters that let the same samples pass. */
 export function filterKey(spec: FilterSpec): string {
   const list = (values: readonly number[]): string => [...new Set(values)].sort((a, b) => a - b).join(",");
   const lists = [spec.pids, spec.cpus, spec.uids, spec.cgroupIds].map(list).join(";");
-  return `${lists};${spec.excludeUser ? "u" : ""}${spec.excludeKernel ? "k" : ""}`;
+  return `${lists};${spec.excludeUser ? "u" : ""}${spec.excludeKernel ? "k" : ""};${ownerKey(spec.owner)}`;
 }
 
 /** What lanes are found by, where their filter names values of it: the most telling one first. */
@@ -90,8 +93,11 @@ export class SampleFilter {
   readonly #excludeUser: boolean;
   readonly #excludeKernel: boolean;
   readonly #owners: OwnerCache;
+  readonly #owner: OwnerSpec | null;
+  readonly #ownership: Ownership | null;
 
-  constructor(spec: FilterSpec, owners: OwnerCache) {
+  /** Without an `ownership` nobody's samples pass a filter that names an owner. */
+  constructor(spec: FilterSpec, owners: OwnerCache, ownership: Ownership | null = null) {
     const set = (list: readonly number[]): ReadonlySet<number> | null => (list.length === 0 ? null : new Set(list));
     this.#pids = set(spec.pids);
     this.#cpus = set(spec.cpus);
@@ -100,7 +106,10 @@ export class SampleFilter {
     this.#excludeUser = spec.excludeUser;
     this.#excludeKernel = spec.excludeKernel;
     this.#owners = owners;
+    this.#owner = spec.owner ?? null;
+    this.#ownership = ownership;
     this.passesAll =
+      this.#owner === null &&
       this.#pids === null &&
       this.#cpus === null &&
       this.#uids === null &&
@@ -117,6 +126,7 @@ export class SampleFilter {
       if (isUserMode(batch.cpumode[i]) ? this.#excludeUser : this.#excludeKernel) return false;
     }
     if (this.#cgroups !== null && !this.#cgroups.has(sampleCgroup(batch, ring, i))) return false;
+    if (this.#owner !== null && this.#ownership?.shows(this.#owner, batch, ring, i) !== true) return false;
     return this.#uids === null || this.#uids.has(this.#owners.owner(batch.pid[i], nowNs));
   }
 }

@@ -47,6 +47,7 @@ function start(t: TestContext, pinning: (readonly number[])[] | null, dispatcher
     clockIsMonotonic: true,
     shared: new SharedMemory(CAPACITY, dispatchers),
     onDeath: () => [],
+    onReplaced: () => {},
     onPinningProblem: (index, text) => problems.emit("problem", index, text),
     onFatal: (error) => problems.emit("error", error),
   });

@@ -31,6 +31,8 @@ export interface HostOptions {
    * slots it was inside; then another takes its place.
    */
   readonly onDeath: (index: number, error: Error) => number[];
+  /** A dispatcher runs that took another's place, for the `restarts`th time. */
+  readonly onReplaced: (index: number, restarts: number) => void;
   /** A dispatcher that took another's place could not be pinned as that one had been; it runs all the same. */
   readonly onPinningProblem: (index: number, problem: string) => void;
   /** A dispatcher dies again and again: there is no point in another. */
@@ -40,6 +42,7 @@ export interface HostOptions {
 /** More deaths of one dispatcher than this within the window are no accident. */
 const DEATHS_MAX = 5;
 const DEATHS_WINDOW_MS = 10_000;
+const NS_PER_MS = 1e6;
 
 /** What a dispatcher has been told and has answered, as far as it still matters: the state its successor starts from. */
 class Ledger {
@@ -50,6 +53,7 @@ class Ledger {
   /** Of task records. */
   readonly #tasks: RecordFormat[] = [];
   readonly #rings = new Map<number, Control>();
+  readonly #watched = new Map<bigint, Control>();
   #formats: { readonly event: number; readonly format: RecordFormat }[] = [];
 
   note(control: Control): void {
@@ -78,6 +82,12 @@ class Ledger {
       case "remove ring":
         this.#rings.delete(control.index);
         break;
+      case "watch ring":
+        this.#watched.set(control.ring.address, control);
+        break;
+      case "unwatch ring":
+        this.#watched.delete(control.address);
+        break;
       case "add tasks":
         this.#tasks.push(...control.formats.flatMap(byId));
         break;
@@ -91,8 +101,11 @@ class Ledger {
       case "remove aux":
         for (const { address } of control.rings) this.#aux.delete(address);
         break;
+      case "forget identities":
       case "drain":
       case "fail":
+      case "hang":
+      case "ask":
       case "stop":
         break;
     }
@@ -111,6 +124,7 @@ class Ledger {
     const tasks = this.#tasks.map((format): Control => ({ kind: "add tasks", formats: [format] }));
     return [
       ...rings,
+      ...this.#watched.values(),
       ...this.#paces.values(),
       ...formats,
       ...tasks,
@@ -140,6 +154,12 @@ function byId(format: RecordFormat): RecordFormat[] {
   return format.ids.length < 2 ? [format] : format.ids.map((id) => ({ ...format, ids: [id] }));
 }
 
+interface Waiting {
+  readonly control: Control;
+  readonly resolve: () => void;
+  readonly sinceMs: number;
+}
+
 class DispatcherThread {
   /** By their index; null where one has been removed. */
   readonly #rings: (RingDescriptor | null)[] = [];
@@ -156,7 +176,9 @@ class DispatcherThread {
   readonly #options: HostOptions;
   readonly #ledger = new Ledger();
   /** What has not been answered, in order. */
-  readonly #waiting = new Map<number, { readonly control: Control; readonly resolve: () => void }>();
+  readonly #waiting = new Map<number, Waiting>();
+  /** The question that waits for its answer. */
+  #asked: Promise<void> | null = null;
   readonly #deathsMs: number[] = [];
   #settleStart: ((problem: Error | null) => void) | null = null;
   #pinned: Pinned = NOT_PINNED;
@@ -167,6 +189,7 @@ class DispatcherThread {
 
   constructor(index: number, options: HostOptions) {
     for (const ring of options.rings[index]) this.#ledger.note(this.#place(ring));
+    for (const ring of options.rings.flat()) this.#ledger.note({ kind: "watch ring", ring });
     const bytes = arenaBytes(options.segmentBytes / options.rings.length);
     const arena = { address: mapAnonymous(bytes), bytes };
     this.segments = new SegmentReader(viewMemory(arena.address, bytes));
@@ -251,6 +274,7 @@ class DispatcherThread {
   #begun(pinned: Pinned): void {
     const { index, pinTo } = this.#setup;
     this.#pinned = pinned;
+    if (this.restarts > 0) this.#options.onReplaced(index, this.restarts);
     const problem = pinningProblem(index, pinTo, pinned);
     if (this.#settleStart !== null) this.#settleStart(problem === null ? null : new PinningError(problem));
     else if (problem !== null) this.#options.onPinningProblem(index, problem);
@@ -274,7 +298,7 @@ class DispatcherThread {
   tell(control: Control): Promise<void> {
     const sequence = this.#sequence++;
     return new Promise((resolve) => {
-      this.#waiting.set(sequence, { control, resolve });
+      this.#waiting.set(sequence, { control, resolve, sinceMs: performance.now() });
       this.#post(sequence, control);
     });
   }
@@ -297,12 +321,33 @@ class DispatcherThread {
     return this.tell(this.#place(ring));
   }
 
+  /** Of the CPU's ring; null where it is not this one's. */
+  addressOf(cpu: number): bigint | null {
+    return this.#rings.find((ring) => ring?.cpu === cpu)?.address ?? null;
+  }
+
   /** Resolves when what the CPU's ring held is dispatched and nobody looks at its memory any more. */
   async removeRing(cpu: number): Promise<void> {
     const index = this.#rings.findIndex((ring) => ring?.cpu === cpu);
     if (index < 0) return;
     await this.tell({ kind: "remove ring", index });
     this.#rings[index] = null;
+  }
+
+  /** Resolves when the dispatcher, or the one that took its place, has come round to answer: see liveness.ts. */
+  ask(): Promise<void> {
+    // Its control fd may be closed, and be another file's by now.
+    if (this.#stopping) return this.#exited;
+    this.#asked ??= this.tell({ kind: "ask" }).then(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  /** How long the oldest of what it was told has waited for its answer, in ns; 0 when nothing waits. */
+  get unansweredNs(): number {
+    const [oldest] = this.#waiting.values();
+    return oldest === undefined ? 0 : (performance.now() - oldest.sinceMs) * NS_PER_MS;
   }
 
   async stop(): Promise<void> {
@@ -329,13 +374,16 @@ export class DispatcherHost {
   }
 
   /** Gives the ring of a CPU that has come to a dispatcher. */
-  addRing(dispatcher: number, ring: RingDescriptor): Promise<void> {
-    return this.threads[dispatcher].addRing(ring);
+  async addRing(dispatcher: number, ring: RingDescriptor): Promise<void> {
+    await this.tellAll({ kind: "watch ring", ring });
+    await this.threads[dispatcher].addRing(ring);
   }
 
   /** Takes the ring of a CPU that has gone from the dispatcher that has it. */
   async removeRing(cpu: number): Promise<void> {
+    const address = this.threads.map((thread) => thread.addressOf(cpu)).find((found) => found !== null) ?? null;
     await Promise.all(this.threads.map((thread) => thread.removeRing(cpu)));
+    if (address !== null) await this.tellAll({ kind: "unwatch ring", address });
   }
 
   /** Tells every dispatcher; resolves when all have done it. */

@@ -5,6 +5,7 @@
  */
 import { type FilterDimension, type FilterSpec, indexedBy, type OwnerCache, SampleFilter } from "./filter.js";
 import type { Lane } from "./lane.js";
+import type { Ownership } from "./ownership.js";
 
 export interface SharedFilter {
   readonly filter: SampleFilter;
@@ -16,6 +17,7 @@ export interface SharedFilter {
 
 export class LaneIndex {
   readonly #owners: OwnerCache;
+  readonly #ownership: Ownership | null;
   readonly #filters = new Map<string, SharedFilter>();
   readonly #byValue = {
     pid: new Map<number, SharedFilter[]>(),
@@ -24,8 +26,9 @@ export class LaneIndex {
     cpu: new Map<number, SharedFilter[]>(),
   } as const satisfies Record<FilterDimension, unknown>;
 
-  constructor(owners: OwnerCache) {
+  constructor(owners: OwnerCache, ownership: Ownership | null = null) {
     this.#owners = owners;
+    this.#ownership = ownership;
   }
 
   /** `key` is filterKey of `spec`. */
@@ -33,7 +36,8 @@ export class LaneIndex {
     const known = this.#filters.get(key);
     if (known !== undefined) return known;
     const by = indexedBy(spec);
-    const shared = { filter: new SampleFilter(spec, this.#owners), by, lanes: new Map<number, Lane[]>() };
+    const filter = new SampleFilter(spec, this.#owners, this.#ownership);
+    const shared = { filter, by, lanes: new Map<number, Lane[]>() };
     this.#filters.set(key, shared);
     if (by !== null) for (const value of by.values) addTo(this.#byValue[by.dimension], value, shared);
     return shared;

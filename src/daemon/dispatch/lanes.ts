@@ -16,6 +16,7 @@ import { dimensionValue, type FilterDimension, type OwnerCache } from "./filter.
 import { Lane, type LaneRequest, NO_PAIR, PairPool, SelectionPool } from "./lane.js";
 import { LaneIndex, removeFrom } from "./lane-index.js";
 import type { AttachedEvent } from "./messages.js";
+import type { Ownership } from "./ownership.js";
 import { type EventPace, grown, paceFor, Ticker } from "./thinning.js";
 
 /** Every sample of a batch, by its own number. */
@@ -63,10 +64,10 @@ export class LaneTable {
   readonly #touched: Lane[] = [];
 
   /** `rings` grows and changes as the dispatcher's do. */
-  constructor(rings: readonly (DispatcherRing | null)[], owners: OwnerCache) {
+  constructor(rings: readonly (DispatcherRing | null)[], owners: OwnerCache, ownership: Ownership | null = null) {
     this.#rings = rings;
     this.#owners = owners;
-    this.#filters = new LaneIndex(owners);
+    this.#filters = new LaneIndex(owners, ownership);
   }
 
   /** There are rings up to there now. Those that were removed keep what is carried of them. */

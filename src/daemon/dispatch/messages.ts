@@ -59,10 +59,20 @@ export type Control =
   | { readonly kind: "add ring"; readonly index: number; readonly ring: RingDescriptor }
   /** Whatever the rings hold is drained first. Once answered, no one looks at the ring's memory. */
   | { readonly kind: "remove ring"; readonly index: number }
+  /** The ring of a CPU that any dispatcher drains: where it tells what processes did. Before what writes into it is enabled. */
+  | { readonly kind: "watch ring"; readonly ring: RingDescriptor }
+  /** Nothing writes into it any more. Once answered, nobody looks at its memory for that. */
+  | { readonly kind: "unwatch ring"; readonly address: bigint }
+  /** What processes did on a CPU that has just come was told nobody. */
+  | { readonly kind: "forget identities" }
   /** Drains everything the rings hold now; the answer comes when every handler has been offered it. */
   | { readonly kind: "drain" }
   /** For tests of what happens when a dispatcher dies: now, or inside its next dispatch. */
   | { readonly kind: "fail"; readonly at: FaultPoint; readonly how: "throw" | "exit" }
+  /** For tests of what happens when a dispatcher hangs: it does nothing until the word is not 0. */
+  | { readonly kind: "hang"; readonly word: Int32Array<SharedArrayBuffer> }
+  /** Whether the dispatcher lives: nothing else is to do. */
+  | { readonly kind: "ask" }
   | { readonly kind: "stop" };
 
 /**

@@ -127,4 +127,11 @@ describe("pinningProblem", () => {
       /^dispatcher_cpus: for dispatcher 0 the kernel refuses \(sched_setaffinity: EINVAL\), .* none of 9: name CPUs/,
     );
   });
+
+  test("what the kernel would not even be asked", () => {
+    assert.match(
+      pinningProblem(2, [0], { cpus: [], refusal: "sched_setaffinity: EPERM" }) ?? "",
+      /^dispatcher_cpus: dispatcher 2 may not be pinned, a filter .*EPERM.*: allow sched_setaffinity .*pinning\.conf\.example/,
+    );
+  });
 });

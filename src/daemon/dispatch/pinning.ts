@@ -105,6 +105,13 @@ export const NOT_PINNED: Pinned = { cpus: [], refusal: null };
 export function pinningProblem(dispatcher: number, wanted: readonly number[] | null, pinned: Pinned): string | null {
   const { cpus, refusal } = pinned;
   if (wanted === null || (refusal === null && wanted.every((cpu) => cpus.includes(cpu)))) return null;
+  // The kernel's own refusal is EINVAL: a thread may always choose among the CPUs that it is granted.
+  if (refusal?.includes("EPERM")) {
+    return (
+      `dispatcher_cpus: dispatcher ${dispatcher} may not be pinned, a filter of system calls forbids it (${refusal}): ` +
+      "allow sched_setaffinity (under systemd with the drop-in pinning.conf.example), or set dispatcher_cpus to off."
+    );
+  }
   const outcome =
     refusal === null
       ? `grants only ${formatCpuList(cpus)} of`

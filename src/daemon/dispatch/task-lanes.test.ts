@@ -59,6 +59,27 @@ describe("task records", () => {
     assert.equal(fixture.stats.words[DISPATCHER_STAT.SAMPLES], 3);
   });
 
+  it("are told a user of its own processes only, and nothing that concerns no process", () => {
+    const fixture = openDispatcher([0], 65_536, 0, undefined, undefined, (pid) =>
+      pid === 3 ? { uid: 1000, gid: 1000, hadPrivilege: false } : null,
+    );
+    fixture.clock.nowNs = 0;
+    fixture.dispatcher.addFormats(0, [format([1])]);
+    fixture.dispatcher.addTaskFormats([format([9], TRAILER)]);
+    const owner = { uids: [1000], gid: 1000 };
+    const own = fixture.add({ filter: { owner }, tasks: { ...ALL, owner, redacted: true } });
+    const all = fixture.add({ tasks: ALL });
+    const redacted = fixture.add({ tasks: { ...ALL, redacted: true } });
+    fixture.clock.nowNs = 10;
+    for (const pid of [3, 4]) record(fixture, RECORD.COMM, pid);
+    for (const pid of [3, 4, 0xffff_ffff]) record(fixture, RECORD.MMAP2, pid);
+    for (const type of [RECORD.KSYMBOL, RECORD.BPF_EVENT, RECORD.TEXT_POKE, RECORD.CGROUP]) record(fixture, type, 3);
+    fixture.dispatcher.drain();
+    assert.deepEqual(story(take(own)), [["comm 3", "mmap 3"]]);
+    assert.deepEqual(story(take(redacted)), [["comm 3", "comm 4", "mmap 3", "mmap 4", "cgroup 3"]]);
+    assert.equal(take(all).flat().length, 9);
+  });
+
   it("are left alone as soon as nobody wants them", () => {
     const fixture = setUp();
     const handler = fixture.add({ tasks: ALL });

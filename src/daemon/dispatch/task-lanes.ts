@@ -6,15 +6,16 @@
 import type { BatchIndex } from "../../pmu/record.js";
 import type { RingReader } from "../../pmu/ring.js";
 import type { RecordFormat } from "../../pmu/source.js";
-import { TrailerTable } from "../../pmu/task-record.js";
+import type { TrailerTable } from "../../pmu/task-record.js";
 import { ADMITTED, type OutboxWriter } from "../delivery/outbox.js";
 import { SEGMENT_HEADER_BYTES } from "../delivery/segment-layout.js";
 import type { SegmentWriter } from "../delivery/segments.js";
 import { encodeTaskRecord } from "../tasks/encode-record.js";
 import { ProtoWriter } from "../tasks/proto-writer.js";
-import { type TaskSpec, taskKey } from "../tasks/task-filter.js";
+import { TaskFilter, type TaskSpec, taskKey, threadAt } from "../tasks/task-filter.js";
 import { TaskIndex } from "../tasks/task-index.js";
 import { CHUNK_PAYLOAD_BYTES_MAX } from "./chunks.js";
+import type { OwnerSpec, Ownership } from "./ownership.js";
 
 const NO_SEGMENT = -1;
 /** Task records belong to none: whichever event's losses are told with them. */
@@ -34,6 +35,8 @@ interface TaskChunk {
 export class TaskLane {
   readonly key: string;
   readonly spec: TaskSpec;
+  /** Null where the index has said all: what peers may see it knows nothing of. */
+  readonly held: TaskFilter | null;
   members = 0;
   /** Those of the batch's task records that the lane has, by their number in it. */
   readonly records: number[] = [];
@@ -44,12 +47,14 @@ export class TaskLane {
   constructor(key: string, spec: TaskSpec) {
     this.key = key;
     this.spec = spec;
+    this.held = spec.owner || spec.redacted === true ? new TaskFilter(spec) : null;
   }
 }
 
 export class TaskLanes {
   readonly #segments: SegmentWriter;
-  readonly #trailers = new TrailerTable();
+  readonly #trailers: TrailerTable;
+  readonly #ownership: Ownership;
   readonly #byKey = new Map<string, TaskLane>();
   /** Rows of all the batch's lanes. */
   readonly #rows = new ProtoWriter();
@@ -59,8 +64,10 @@ export class TaskLanes {
   #sorted = -1;
   readonly #touched: TaskLane[] = [];
 
-  constructor(segments: SegmentWriter) {
+  constructor(segments: SegmentWriter, trailers: TrailerTable, ownership: Ownership) {
     this.#segments = segments;
+    this.#trailers = trailers;
+    this.#ownership = ownership;
   }
 
   /** Whether any handler wants task records. */
@@ -141,9 +148,14 @@ export class TaskLanes {
     lane.serial = serial;
     this.#encoded.push(lane);
     const rows = this.#rows;
+    const { held } = lane;
+    const owner = held?.owner ?? null;
+    if (held !== null && owner !== null) this.#lookAtOwners(held, batch, ring);
     let chunk: TaskChunk | null = null;
     for (const i of lane.records) {
       const at = batch.taskAt[i];
+      if (held !== null && !held.wants(ring.words, ring.wordMask, at)) continue;
+      if (owner !== null && !this.#isOwners(owner, ring, at)) continue;
       const from = rows.length;
       encodeTaskRecord(rows, ring.words, ring.wordMask, at, this.#trailers);
       if (chunk === null || rows.length - chunk.from > CHUNK_PAYLOAD_BYTES_MAX) {
@@ -154,6 +166,36 @@ export class TaskLanes {
       chunk.segmentBytes = chunk.to - chunk.from + SEGMENT_HEADER_BYTES;
       chunk.records++;
     }
+  }
+
+  /** All of the batch before any is told: see Ownership. */
+  #lookAtOwners(filter: TaskFilter, batch: BatchIndex, ring: RingReader): void {
+    this.#ownership.settle();
+    for (let i = 0; i < batch.tasks; i++) {
+      const at = batch.taskAt[i];
+      if (!filter.wants(ring.words, ring.wordMask, at)) continue;
+      const { pid, tid, timeNs } = this.#threadOf(ring, at);
+      this.#ownership.look(pid, tid, timeNs);
+    }
+    this.#ownership.settle();
+  }
+
+  #isOwners(owner: OwnerSpec, ring: RingReader, at: number): boolean {
+    const { pid, tid, timeNs } = this.#threadOf(ring, at);
+    return this.#ownership.tells(owner, pid, tid, timeNs);
+  }
+
+  /** Of a record that concerns one. Time 0 where it tells none. */
+  #threadOf({ words, wordMask: mask }: RingReader, at: number): { pid: number; tid: number; timeNs: number } {
+    const size = words[(at + 1) & mask] >>> 18;
+    const place = threadAt(words[at & mask]) ?? { pid: 2, tid: 2 };
+    const { time } = this.#trailers.of(words, mask, at, size);
+    const timeAt = at + size - time;
+    return {
+      pid: words[(at + place.pid) & mask],
+      tid: words[(at + place.tid) & mask],
+      timeNs: time === 0 ? 0 : words[timeAt & mask] + words[(timeAt + 1) & mask] * 2 ** 32,
+    };
   }
 
   /** Whether there is no memory to give the outbox the chunk, on the terms of samples (dispatcher.ts); else it is placed. */

@@ -78,6 +78,17 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         polled.remove(rings.get(control.index) as RingDescriptor);
         dispatcher.removeRing(control.index);
         break;
+      case "watch ring": {
+        const { address, dataBytes } = control.ring;
+        dispatcher.watchRing(address, new RingReader(viewMemory(address, PAGE_BYTES + dataBytes), dataBytes));
+        break;
+      }
+      case "unwatch ring":
+        dispatcher.unwatchRing(control.address);
+        break;
+      case "forget identities":
+        dispatcher.forgetIdentities();
+        break;
       case "attach":
         dispatcher.attach(control.spec);
         break;
@@ -115,7 +126,11 @@ function run(setup: DispatcherSetup, port: NonNullable<typeof parentPort>): void
         if (control.at === "now") fail(control.how);
         dispatcher.failAt(control.at, () => fail(control.how));
         break;
+      case "hang":
+        Atomics.wait(control.word, 0, 0);
+        break;
       case "drain":
+      case "ask":
       case "stop":
         break;
     }

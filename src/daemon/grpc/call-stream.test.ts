@@ -18,7 +18,7 @@ import {
   streamBelow,
 } from "./call-stream.js";
 import { FramePool } from "./frame-pool.js";
-import { startGrpcServer } from "./server.js";
+import { startTestServer } from "./server.test-support.js";
 
 const METHOD = "/nmi.v1.Broker/Subscribe";
 const { version: GRPC_JS } = JSON.parse(
@@ -36,7 +36,7 @@ async function open(t: TestContext, serve: (call: EncodedCall) => void): Promise
   const dir = mkdtempSync(join(tmpdir(), "nmid-call-stream-"));
   t.after(() => rmSync(dir, { recursive: true }));
   const path = join(dir, "s");
-  const server = await startGrpcServer([{ kind: "unix", path }], { Subscribe: serve }, 2 ** 20);
+  const server = await startTestServer([{ kind: "unix", path }], { Subscribe: serve });
   t.after(() => server.close(0));
   const client = new Client(`unix:${path}`, credentials.createInsecure());
   t.after(() => client.close());

@@ -148,6 +148,15 @@ export class CallStream implements DeliveryStream {
     this.#call.end();
   }
 
+  suspend(): void {
+    this.#onBroken = null;
+    this.#over = true;
+    this.#call.emit("error", {
+      code: status.UNAVAILABLE,
+      details: "the daemon is stopping: subscribe again within the handler's lease, when there is another one.",
+    });
+  }
+
   abort(): void {
     this.#onBroken = null;
     this.#over = true;

@@ -25,6 +25,7 @@ export interface StartedMessage {
   readonly clock: string;
   readonly source: string;
   readonly fallback: boolean;
+  readonly lease_ms: number;
 }
 
 export interface ResolvedEventMessage {
@@ -84,6 +85,7 @@ export interface EndMessage {
   readonly lost: number;
   readonly reason: string;
   readonly events: readonly EventBooksMessage[];
+  readonly message: string;
 }
 
 export type ControlDelivery =

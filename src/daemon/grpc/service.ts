@@ -1,6 +1,11 @@
 /** nmi.v1.Broker on grpc-js: requests in, the broker asked, answers out. No state of its own. */
 import type { ServerUnaryCall, ServerWritableStream, sendUnaryData, UntypedServiceImplementation } from "@grpc/grpc-js";
 import type { Source } from "../../pmu/source.js";
+import type { Access } from "../auth/access.js";
+import type { Authority } from "../auth/authority.js";
+import { describePeer } from "../auth/peer.js";
+import { checkRequest, checkSpec } from "../auth/register-checks.js";
+import { covers } from "../auth/rights.js";
 import type { Broker } from "../broker/broker.js";
 import { BrokerError } from "../broker/errors.js";
 import type { Handler } from "../broker/handler.js";
@@ -12,6 +17,7 @@ import type { CallStreams, EncodedCall } from "./call-stream.js";
 import { toCallError } from "./status.js";
 
 export interface ServiceParts {
+  readonly authority: Authority;
   readonly broker: Broker;
   readonly source: Source;
   readonly snapshot: () => Snapshot;
@@ -29,31 +35,41 @@ const WATCH_BACKLOG_MAX = 1024;
 
 export function brokerImplementation(parts: ServiceParts): UntypedServiceImplementation {
   const unary =
-    <Request, Response>(answer: (request: Request, peer: string) => Response | Promise<Response>) =>
+    <Request, Response>(rpc: string, answer: (request: Request, access: Access) => Response | Promise<Response>) =>
     async (call: ServerUnaryCall<Request, Response>, callback: sendUnaryData<Response>): Promise<void> => {
       try {
-        callback(null, await answer(call.request, peerOf(call)));
+        callback(null, await answer(call.request, enter(parts, call, rpc)));
       } catch (error) {
         callback(toCallError(error, parts.onFault));
       }
     };
   return {
-    ListEvents: unary(() => listEvents(parts.source)),
-    Register: unary((request: RegisterRequestMessage, peer) => register(parts, request, peer)),
+    ListEvents: unary("ListEvents", () => listEvents(parts.source)),
+    Register: unary("Register", (request: RegisterRequestMessage, access) => register(parts, request, access)),
     Subscribe: (call: SubscribeCall) => subscribe(parts, call),
-    Deregister: unary((request: { handler_id: number; timeout_ms: number; discard: boolean }) =>
-      deregister(parts, request),
-    ),
-    ListHandlers: unary(() => ({ handlers: parts.broker.handlers.map((handler) => handlerMessage(handler, parts)) })),
+    Deregister: unary("Deregister", (request: DeregisterRequestMessage, access) => deregister(parts, request, access)),
+    ListHandlers: unary("ListHandlers", (_request, access) => ({
+      handlers: parts.broker.handlers
+        .filter((handler) => mayList(access, handler))
+        .map((handler) => handlerMessage(handler, parts)),
+    })),
     WatchHandlers: (call: ServerWritableStream<unknown, unknown>) => watchHandlers(parts, call),
-    GetStatus: unary(() => statusMessage(parts)),
+    GetStatus: unary("GetStatus", (_request, access) =>
+      access.rights.administer ? statusMessage(parts) : publicStatus(parts, access),
+    ),
   };
 }
 
-/** grpc-js names the peer of a Unix socket by the socket's own path, or not at all. */
-function peerOf(call: { getPeer(): string }): string {
-  const peer = call.getPeer();
-  return /:\d+$/.test(peer) ? peer : "unix";
+/** Nobody is told anything of whom no rule speaks. */
+function enter({ authority }: ServiceParts, call: object, rpc: string): Access {
+  const access = authority.identify(call, rpc);
+  access.requireRule();
+  return access;
+}
+
+/** Others' handlers are left out whole: their names, rates and filters say what others do. */
+function mayList(access: Access, handler: Handler): boolean {
+  return access.owns(handler) || access.rights.administer || access.rights.deregisterOthers;
 }
 
 function listEvents(source: Source): object {
@@ -74,8 +90,14 @@ function listEvents(source: Source): object {
   };
 }
 
-async function register(parts: ServiceParts, request: RegisterRequestMessage, peer: string): Promise<object> {
-  const handler = await parts.broker.register(request, peer);
+async function register(parts: ServiceParts, request: RegisterRequestMessage, access: Access): Promise<object> {
+  const visibility = checkRequest(access, request, parts.source);
+  const handler = await parts.broker.register(request, describePeer(access.peer), {
+    principal: access.principal,
+    registrant: access.peer,
+    visibility,
+    admit: (spec, held) => checkSpec(access, spec, held),
+  });
   return {
     handler_id: handler.id,
     events: resolvedEventMessages(handler),
@@ -85,10 +107,19 @@ async function register(parts: ServiceParts, request: RegisterRequestMessage, pe
   };
 }
 
-async function deregister(
-  parts: ServiceParts,
-  request: { handler_id: number; timeout_ms: number; discard: boolean },
-): Promise<object> {
+interface DeregisterRequestMessage {
+  readonly handler_id: number;
+  readonly timeout_ms: number;
+  readonly discard: boolean;
+}
+
+async function deregister(parts: ServiceParts, request: DeregisterRequestMessage, access: Access): Promise<object> {
+  const found = parts.broker.whoseIs(request.handler_id);
+  if (!access.owns(found) && !access.rights.deregisterOthers) {
+    access.deny(
+      `handler_id: ${request.handler_id} is not a handler of ${access.principal}: only those may be deregistered`,
+    );
+  }
   const { books, waitedNs } = await parts.broker.deregister(request.handler_id, request.timeout_ms, request.discard);
   return {
     matched: books.matched,
@@ -104,21 +135,45 @@ async function deregister(
 function subscribe(parts: ServiceParts, call: SubscribeCall): void {
   const stream = parts.streams.open(call);
   try {
+    checkSubscribe(parts, call);
     const handler = parts.broker.subscribe(call.request.handler_id, stream);
-    stream.onBroken(() => parts.broker.streamBroken(handler));
+    if (handler !== null) stream.onBroken(() => parts.broker.streamBroken(handler));
   } catch (error) {
     call.emit("error", toCallError(error, parts.onFault));
   }
 }
 
+/** Rights may have changed since the handler was registered, and processes of one user may have different groups. */
+function checkSubscribe(parts: ServiceParts, call: SubscribeCall): void {
+  const access = enter(parts, call, "Subscribe");
+  const { handler_id } = call.request;
+  const handler = parts.broker.whoseIs(handler_id);
+  if (!access.owns(handler) && !access.rights.administer) {
+    access.deny(`handler_id: ${handler_id} is not a handler of ${access.principal}: only those may be subscribed to`);
+  }
+  if (handler.visibility === null) return;
+  if (access.visibility === null || !covers(access.visibility, handler.visibility)) {
+    access.deny(
+      `handler_id: ${handler_id} is given samples that the peer may not see: deregister it, and register another`,
+    );
+  }
+}
+
 function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, unknown>): void {
   const { broker } = parts;
+  let access: Access;
+  try {
+    access = enter(parts, call, "WatchHandlers");
+  } catch (error) {
+    call.emit("error", toCallError(error, parts.onFault));
+    return;
+  }
   let stopped = false;
   const send = (kind: string, handler: Handler | null): void => {
     call.write({ kind, handler: handler === null ? null : handlerMessage(handler, parts) });
   };
   const onChange = (handler: Handler, kind: string): void => {
-    if (stopped) return;
+    if (stopped || !mayList(access, handler)) return;
     if (call.writableLength <= backlogMax) {
       send(kind, handler);
       return;
@@ -141,7 +196,7 @@ function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, 
   broker.on("changed", onChange);
   broker.once("stopped", onStopped);
   // The snapshot is as long as the table; what comes on top is what a reader may lag behind.
-  const snapshot = broker.handlers;
+  const snapshot = broker.handlers.filter((handler) => mayList(access, handler));
   const backlogMax = snapshot.length + WATCH_BACKLOG_MAX;
   for (const handler of snapshot) send("ADDED", handler);
   send("SYNCHRONIZED", null);
@@ -173,6 +228,30 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
   };
 }
 
+/** What tells nothing of what others do: no totals, no loads, and of armed events only which the peer's handlers have. */
+function publicStatus(parts: ServiceParts, access: Access): object {
+  const { version, source, uptimeSeconds, capacity } = parts.snapshot();
+  const { listen, metrics } = parts.addresses();
+  const own = parts.broker.handlers.filter((handler) => access.owns(handler));
+  const names = own.flatMap(({ spec }) => spec.events.map(({ name }) => name));
+  return {
+    version,
+    source: source.description,
+    fallback: source.fallback,
+    source_reason: source.reason,
+    uptime_seconds: uptimeSeconds,
+    pid: process.pid,
+    listen_addresses: listen,
+    metrics_address: metrics,
+    runtime_dir: parts.runtimeDir,
+    events: [...new Set(names)].map((name) => ({ name, handlers: names.filter((other) => other === name).length })),
+    handlers: own.length,
+    capacity,
+    default_event: source.defaultEvent,
+    clock: source.clock,
+  };
+}
+
 function statusMessage(parts: ServiceParts): object {
   const snapshot = parts.snapshot();
   const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory, overload } =
@@ -190,7 +269,7 @@ function statusMessage(parts: ServiceParts): object {
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
     dispatchers: dispatchers.map(
-      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, ...dispatcher }) => ({
+      ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, unansweredSeconds: _, ...dispatcher }) => ({
         ...dispatcher,
         pinned_cpus: pinnedCpus,
         corrupt_bytes: corruptBytes,

@@ -21,7 +21,15 @@ import { ringFillHistogram } from "../dispatch/ring-fill.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "../dispatch/stats.js";
 import { snapshotHistograms } from "./histogram.js";
 import type { SlowDispatchWatch } from "./slow-dispatch.js";
-import type { EventSnapshot, HandlerSnapshot, LossSnapshot, MemoryPart, MemorySnapshot, Snapshot } from "./snapshot.js";
+import type {
+  ConnectionsSnapshot,
+  EventSnapshot,
+  HandlerSnapshot,
+  LossSnapshot,
+  MemoryPart,
+  MemorySnapshot,
+  Snapshot,
+} from "./snapshot.js";
 
 export interface CollectParts {
   readonly version: string;
@@ -45,6 +53,7 @@ export interface CollectParts {
   readonly dispatchToStream: Float64Array;
   readonly sampleToStream: Float64Array;
   readonly budgets: { readonly outboxes: MemoryBudget; readonly streams: StreamMemory };
+  readonly connections: () => ConnectionsSnapshot;
   readonly startedNs: number;
   readonly now: NsClock;
 }
@@ -76,7 +85,7 @@ export function collect(parts: CollectParts): Snapshot {
     },
     uptimeSeconds: (parts.now() - parts.startedNs) / NS_PER_SECOND,
     capacity: parts.table.layout.capacity,
-    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts }, index) => ({
+    dispatchers: host.threads.map(({ cpus, pinnedCpus, stats, restarts, unansweredNs }, index) => ({
       index,
       cpus,
       pinnedCpus,
@@ -86,6 +95,7 @@ export function collect(parts: CollectParts): Snapshot {
       corruptBytes: stats.words[DISPATCHER_STAT.CORRUPT_BYTES],
       straySamples: stats.words[DISPATCHER_STAT.STRAY_SAMPLES],
       restarts,
+      unansweredSeconds: unansweredNs / NS_PER_SECOND,
       busySeconds: overload.busyNs(index) / NS_PER_SECOND,
       busyRatio: overload.looks[index].busyRatio,
       ringFillPeak: overload.looks[index].ringFillPeak,
@@ -137,8 +147,18 @@ export function collect(parts: CollectParts): Snapshot {
     dispatchToStream: snapshotHistograms([parts.dispatchToStream]),
     sampleToStream: snapshotHistograms(source.clockIsMonotonic ? [parts.sampleToStream] : []),
     memory: memorySnapshot(parts),
+    removalOldestSeconds: removalOldestNs(parts) / NS_PER_SECOND,
+    connections: parts.connections(),
     removalWait: snapshotHistograms([parts.removalWait]),
   };
+}
+
+function removalOldestNs({ broker, now }: CollectParts): number {
+  const nowNs = now();
+  return broker.handlers.reduce(
+    (oldest, { removingSinceNs }) => (removingSinceNs === null ? oldest : Math.max(oldest, nowNs - removingSinceNs)),
+    0,
+  );
 }
 
 function countOf(losses: readonly LossSnapshot[], reason: string): number {

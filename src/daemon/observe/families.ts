@@ -46,7 +46,7 @@ function perHandler(name: string, help: string, value: (row: HandlerRow) => numb
   return {
     name,
     help,
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: value(row) })),
   };
 }
@@ -82,7 +82,12 @@ const REASONS =
   "QUEUE_FULL and QUEUE_DROPPED_OLDEST: the consumer reads too slowly, give it a larger queue or a lower rate; " +
   "MEMORY: the same, and all queues together came near limits.memory_max_bytes; " +
   "DISCONNECTED: the same, and it asked to be cut off; STREAM_BROKEN, LEASE_EXPIRED: its connection failed; " +
-  "DISCARDED, SHUTDOWN: asked for";
+  "DISCARDED, SHUTDOWN: asked for; RESTART: in the memory of a daemon that was restarted";
+
+const REFUSALS =
+  "connections, connections_of_peer, streams_of_peer, request_rate: a limit of the same name in the configuration; " +
+  "handshake_timeout, protocol, control_frames, resets, receive_rate: no client that means well; keepalive: the peer vanished; " +
+  "tls: no certificate that tls.client_ca has signed; unknown_peer, accept: the daemon's own trouble";
 
 export const COUNTERS: readonly Family<number>[] = [
   total(
@@ -198,7 +203,7 @@ export const COUNTERS: readonly Family<number>[] = [
   {
     name: "nmid_handler_lost_samples_total",
     help: `Samples the handler matched and was not delivered, by reason. ${REASONS}.`,
-    labelNames: ["handler", "name", "reason"],
+    labelNames: ["name", "reason"],
     values: ({ handlers }) => handlers.flatMap((row) => byReason(row.labels, row.losses)),
   },
   perHandler("nmid_handler_dispatches_total", "Batches offered to the handler.", (h) => h.dispatches),
@@ -247,6 +252,18 @@ export const COUNTERS: readonly Family<number>[] = [
       Object.entries(snapshot.cpus.counts).map(([kind, value]) => ({ labels: { kind }, value })),
   },
   total(
+    "nmid_connections_accepted_total",
+    "Connections that were let in. Rising fast: clients connect for every call instead of keeping a connection.",
+    (s) => s.connections.accepted,
+  ),
+  {
+    name: "nmid_refused_total",
+    help: `Connections and calls refused, or cut off, by reason. ${REFUSALS}. The log names the peers.`,
+    labelNames: ["reason"],
+    values: ({ snapshot }) =>
+      snapshot.connections.refused.map(({ reason, count }) => ({ labels: { reason }, value: count })),
+  },
+  total(
     "nmid_slow_dispatches_total",
     "Dispatches that took longer than limits.slow_dispatch_us. The log names the handlers; nmid_handler_dispatch_seconds shows their times.",
     (s) => s.totals.slowDispatches,
@@ -256,6 +273,20 @@ export const COUNTERS: readonly Family<number>[] = [
 const HANDLER_STATES = ["CLAIMED", "ACTIVE", "DRAINING"] as const;
 
 export const GAUGES: readonly Family<number>[] = [
+  {
+    name: "nmid_connections",
+    help: "Open connections of clients, by the way they came: a Unix socket, TLS, or plain TCP.",
+    labelNames: ["kind"],
+    values: ({ snapshot }) =>
+      Object.entries(snapshot.connections.open).map(([kind, value]) => ({ labels: { kind }, value })),
+  },
+  {
+    name: "nmid_tls_certificate_expiry_timestamp_seconds",
+    help: "When the certificate in use ceases to be valid. Alert well before: clients then no longer connect. Absent without TLS.",
+    labelNames: [],
+    values: ({ snapshot: { connections } }) =>
+      connections.certificateExpiresAt === null ? [] : [{ labels: {}, value: connections.certificateExpiresAt }],
+  },
   total(
     "nmid_overloaded",
     "1: dispatchers do not keep up with the rings, and the kernel drops samples or is about to. Give the daemon more CPU, more dispatchers or larger rings, or lower the rates; with --overload lower it does that itself. Alert on it.",
@@ -321,8 +352,19 @@ export const GAUGES: readonly Family<number>[] = [
   ),
   perHandler(
     "nmid_handler_subscribed",
-    'Whether the handler has a stream (for handler="other": how many have one). 0: it is removed when its lease runs out.',
+    'Whether the handler has a stream (for "(others)": how many have one). 0: it is removed when its lease runs out.',
     (h) => h.subscribed,
+  ),
+
+  total(
+    "nmid_removal_oldest_seconds",
+    "How long the oldest removal of a handler that is under way has lasted; 0 when there is none. Seconds: its reader does not take what is left, or a dispatcher hangs. nmictl handlers shows who is DRAINING; a Deregister with discard ends it.",
+    (s) => s.removalOldestSeconds,
+  ),
+  perDispatcher(
+    "nmid_dispatcher_unanswered_seconds",
+    "How long the dispatcher has owed an answer to what it was told; each scrape asks it. 0 but for an instant: seconds mean a thread that hangs or gets no CPU, and from 10 on /healthz fails.",
+    (d) => d.unansweredSeconds,
   ),
 
   memory(
@@ -401,7 +443,7 @@ export const HISTOGRAMS: readonly Family<HistogramSnapshot>[] = [
   {
     name: "nmid_handler_dispatch_seconds",
     help: "Time that offering one batch to the handler took. A handler whose dispatches are slow delays those behind it in the table: look for filters that match very much.",
-    labelNames: ["handler", "name"],
+    labelNames: ["name"],
     values: ({ handlers }) => handlers.map((row) => ({ labels: row.labels, value: row.dispatchTime })),
   },
 ];

@@ -3,11 +3,16 @@ import { once } from "node:events";
 import { Agent, request } from "node:http";
 import { connect, type Socket } from "node:net";
 import { test } from "node:test";
+import type { Probes } from "./health.js";
 import { type MetricsEndpoint, MetricsListenError, type MetricsServer, startMetricsServer } from "./http.js";
 import { createLogger } from "./log.js";
 
 const silent = createLogger("silent");
 const metrics: MetricsEndpoint = { contentType: "text/plain; version=0.0.4", render: async () => "nmid_é 1\n" };
+const probes: Probes = {
+  live: async () => ({ ok: true, text: "alive\n" }),
+  ready: async () => ({ ok: false, text: "not ready\nstopping\n" }),
+};
 const LOOPBACK = { host: "127.0.0.1", port: 0 };
 
 /** Resolves however the connection ended: a server that drops it may reset it. */
@@ -20,7 +25,7 @@ async function withServer(
   endpoint: MetricsEndpoint,
   use: (server: MetricsServer, origin: string) => Promise<void>,
 ): Promise<void> {
-  const server = await startMetricsServer(LOOPBACK, endpoint, silent);
+  const server = await startMetricsServer(LOOPBACK, endpoint, probes, silent);
   try {
     await use(server, `http://${server.address}`);
   } finally {
@@ -60,6 +65,17 @@ test("an index, 404 for what is not there, 405 for what may not be done", async 
   });
 });
 
+test("probes: 200 and 503, with the reason as text, and only GET and HEAD", async () => {
+  await withServer(metrics, async (_, origin) => {
+    const live = await fetch(`${origin}/healthz`);
+    assert.deepEqual([live.status, await live.text()], [200, "alive\n"]);
+    const ready = await fetch(`${origin}/readyz?verbose`);
+    assert.deepEqual([ready.status, await ready.text()], [503, "not ready\nstopping\n"]);
+    assert.equal((await fetch(`${origin}/readyz`, { method: "HEAD" })).status, 503);
+    assert.equal((await fetch(`${origin}/healthz`, { method: "POST" })).status, 405);
+  });
+});
+
 test("a failing render is a 500 and a log line, and the next scrape works", async () => {
   const lines: string[] = [];
   let fail = true;
@@ -71,7 +87,7 @@ test("a failing render is a 500 and a log line, and the next scrape works", asyn
     },
   };
   const logger = createLogger("error", { write: (line) => lines.push(line) });
-  const server = await startMetricsServer(LOOPBACK, endpoint, logger);
+  const server = await startMetricsServer(LOOPBACK, endpoint, probes, logger);
   try {
     const failed = await fetch(`http://${server.address}/metrics`);
     assert.equal(failed.status, 500);
@@ -87,7 +103,7 @@ test("a failing render is a 500 and a log line, and the next scrape works", asyn
 test("a taken port is a typed error that names address and remedy", async () => {
   await withServer(metrics, async (server) => {
     const port = Number(server.address.split(":")[1]);
-    await assert.rejects(startMetricsServer({ host: "127.0.0.1", port }, metrics, silent), (error: unknown) => {
+    await assert.rejects(startMetricsServer({ host: "127.0.0.1", port }, metrics, probes, silent), (error: unknown) => {
       assert.ok(error instanceof MetricsListenError);
       assert.equal(error.code, "METRICS_ADDRESS_IN_USE");
       assert.equal(error.address, server.address);
@@ -100,16 +116,19 @@ test("a taken port is a typed error that names address and remedy", async () => 
 
 test("an address that is not this machine's is a typed error as well", async () => {
   // 192.0.2.0/24 is reserved for documentation (RFC 5737).
-  await assert.rejects(startMetricsServer({ host: "192.0.2.1", port: 9810 }, metrics, silent), (error: unknown) => {
-    assert.ok(error instanceof MetricsListenError);
-    assert.equal(error.code, "METRICS_ADDRESS_UNUSABLE");
-    assert.match(error.message, /192\.0\.2\.1:9810.*--metrics off/);
-    return true;
-  });
+  await assert.rejects(
+    startMetricsServer({ host: "192.0.2.1", port: 9810 }, metrics, probes, silent),
+    (error: unknown) => {
+      assert.ok(error instanceof MetricsListenError);
+      assert.equal(error.code, "METRICS_ADDRESS_UNUSABLE");
+      assert.match(error.message, /192\.0\.2\.1:9810.*--metrics off/);
+      return true;
+    },
+  );
 });
 
 test("close() ends an idle keep-alive connection and one within a request, and may be repeated", async () => {
-  const server = await startMetricsServer(LOOPBACK, metrics, silent);
+  const server = await startMetricsServer(LOOPBACK, metrics, probes, silent);
   const port = Number(server.address.split(":")[1]);
 
   const agent = new Agent({ keepAlive: true });

@@ -1,6 +1,10 @@
-/** The metrics endpoint: what Prometheus scrapes, and nothing else. Bounded, so that no client can hold it open. */
+/**
+ * The metrics address: what Prometheus scrapes and what supervisors probe, and nothing else. Bounded, so that no client
+ * can hold it open.
+ */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Probe, Probes } from "./health.js";
 import type { Logger } from "./log.js";
 
 export interface MetricsEndpoint {
@@ -41,17 +45,33 @@ const SOCKET_TIMEOUT_MS = 10_000;
 const KEEP_ALIVE_TIMEOUT_MS = 75_000;
 
 const TEXT = "text/plain; charset=utf-8";
-const INDEX = "nmid\n\n/metrics  Prometheus text format\n";
+const INDEX =
+  "nmid\n\n/metrics  Prometheus text format\n/healthz  200 while the daemon and its dispatchers live\n/readyz   200 while it can serve\n";
+
+interface Answer {
+  readonly status: number;
+  readonly contentType: string;
+  readonly body: string;
+}
+
+type Routes = ReadonlyMap<string, () => Answer | Promise<Answer>>;
 
 /**
- * Serves `metrics` on GET and HEAD /metrics, and an index on /. Port 0 binds a free port.
+ * Serves `metrics` on GET and HEAD /metrics, `probes` on /healthz and /readyz, and an index on /. Port 0 binds a free port.
  * Rejects with MetricsListenError.
  */
 export async function startMetricsServer(
   listen: { readonly host: string; readonly port: number },
   metrics: MetricsEndpoint,
+  probes: Probes,
   logger: Pick<Logger, "error">,
 ): Promise<MetricsServer> {
+  const routes: Routes = new Map<string, () => Answer | Promise<Answer>>([
+    ["/", () => ({ status: 200, contentType: TEXT, body: INDEX })],
+    ["/metrics", async () => ({ status: 200, contentType: metrics.contentType, body: await metrics.render() })],
+    ["/healthz", async () => probeAnswer(await probes.live())],
+    ["/readyz", async () => probeAnswer(await probes.ready())],
+  ]);
   const server = createServer(
     {
       maxHeaderSize: HEADER_BYTES_MAX,
@@ -60,9 +80,9 @@ export async function startMetricsServer(
       keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
     },
     (request, response) => {
-      answer(request, response, metrics).catch((error: unknown) => {
-        logger.error({ err: error }, "metrics could not be rendered");
-        reply(response, 500, TEXT, "metrics could not be rendered; the daemon's log says why\n");
+      answer(request, response, routes).catch((error: unknown) => {
+        logger.error({ err: error }, "a request to the metrics address failed");
+        reply(response, { status: 500, contentType: TEXT, body: "it failed; the daemon's log says why\n" });
       });
     },
   );
@@ -85,24 +105,26 @@ export async function startMetricsServer(
   };
 }
 
-async function answer(request: IncomingMessage, response: ServerResponse, metrics: MetricsEndpoint): Promise<void> {
-  const path = (request.url ?? "/").split("?", 1)[0];
-  if (path !== "/" && path !== "/metrics") {
-    reply(response, 404, TEXT, "not found; metrics are at /metrics\n");
+async function answer(request: IncomingMessage, response: ServerResponse, routes: Routes): Promise<void> {
+  const route = routes.get((request.url ?? "/").split("?", 1)[0]);
+  if (route === undefined) {
+    reply(response, { status: 404, contentType: TEXT, body: "not found; metrics are at /metrics\n" });
   } else if (request.method !== "GET" && request.method !== "HEAD") {
     response.setHeader("allow", "GET, HEAD");
     // The body of a POST need not be read to its end.
     response.setHeader("connection", "close");
-    reply(response, 405, TEXT, "method not allowed\n");
-  } else if (path === "/") {
-    reply(response, 200, TEXT, INDEX);
+    reply(response, { status: 405, contentType: TEXT, body: "method not allowed\n" });
   } else {
-    reply(response, 200, metrics.contentType, await metrics.render());
+    reply(response, await route());
   }
 }
 
+function probeAnswer({ ok, text }: Probe): Answer {
+  return { status: ok ? 200 : 503, contentType: TEXT, body: text };
+}
+
 /** Node leaves the body out where the request is a HEAD. */
-function reply(response: ServerResponse, status: number, contentType: string, body: string): void {
+function reply(response: ServerResponse, { status, contentType, body }: Answer): void {
   response.writeHead(status, { "content-type": contentType, "content-length": Buffer.byteLength(body) });
   response.end(body);
 }

@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
 import { test } from "node:test";
 import { createLogger, type LogStream } from "./log.js";
 
@@ -74,4 +77,69 @@ test("on a terminal: readable and complete", { skip: script.error && "script(1) 
   assert.equal(status, 3);
   assert.equal(stdout.match(/INFO/g)?.length, 100);
   assert.doesNotMatch(stdout, /"level":/);
+});
+
+test("tokens are censored by their key, addresses of the kernel by their looks, and a line of JSON stays one", () => {
+  const { stream, lines } = capture();
+  const logger = createLogger("info", stream);
+  logger.info(
+    {
+      token: "s3cret",
+      request: { resume_token: "s3cret", name: "kept" },
+      events: ["mem:0xffffffff81000000/8:x", "cycles"],
+      where: "at FFFF800012345678, or 18446603336221196288",
+      ip: 2 ** 64 - 2 ** 31,
+    },
+    "failed at ffffffff81abcdef",
+  );
+  const [line] = lines;
+  assert.doesNotMatch(line, /s3cret|ffffffff8|ffff8000|18446/i);
+  const { token, request, events, where, ip, msg } = JSON.parse(line);
+  assert.deepEqual([token, request], ["(secret)", { resume_token: "(secret)", name: "kept" }]);
+  assert.deepEqual(events, ["mem:(kernel address)/8:x", "cycles"]);
+  assert.equal(where, "at (kernel address), or (kernel address)");
+  assert.equal(ip, null);
+  assert.equal(msg, "failed at (kernel address)");
+});
+
+test("what only looks a little like an address is left alone", () => {
+  const { stream, lines } = capture();
+  const fields = { sha: "ff".repeat(32), user: "0x7fffffffe000", count: 1844674407, near: "ffffffff" };
+  createLogger("info", stream).info(fields, "x");
+  const { level: _, time: __, msg: ___, ...rest } = JSON.parse(lines[0]);
+  assert.deepEqual(rest, fields);
+});
+
+const levels = `import(${JSON.stringify(new URL("./log.js", import.meta.url).href)}).then(({ createLogger }) => {
+  const logger = createLogger("trace");
+  for (const level of ["trace", "debug", "info", "warn", "error", "fatal"]) logger[level]("line");
+});`;
+
+/** Runs `levels` with stdout in a file that is, or is not, the one JOURNAL_STREAM names. */
+function journalled(isJournals: boolean): string[] {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-log-"));
+  const file = path.join(dir, "journal");
+  const fd = fs.openSync(file, "w");
+  try {
+    const { dev, ino } = fs.fstatSync(fd, { bigint: true });
+    const env = { ...process.env, JOURNAL_STREAM: isJournals ? `${dev}:${ino}` : `${dev}:${ino + 1n}` };
+    const { status } = spawnSync(process.execPath, ["-e", levels], { env, stdio: ["ignore", fd, "inherit"] });
+    assert.equal(status, 0);
+    return fs.readFileSync(file, "utf8").trimEnd().split("\n");
+  } finally {
+    fs.closeSync(fd);
+    fs.rmSync(dir, { recursive: true });
+  }
+}
+
+const PRIORITY = { trace: "7", debug: "7", info: "6", warn: "4", error: "3", fatal: "2" };
+
+test("into the journal lines begin with their priority; where stdout leads elsewhere they do not", () => {
+  const said = journalled(true).map((line) => {
+    const [, priority, json] = /^<(\d)>(\{.*\})$/.exec(line) ?? [];
+    return [JSON.parse(json).level, priority];
+  });
+  assert.deepEqual(new Map(said as [string, string][]), new Map(Object.entries(PRIORITY)));
+  assert.equal(said.length, 6);
+  for (const line of journalled(false)) assert.match(line, /^\{/);
 });

@@ -5,7 +5,6 @@ import { type ParsedFamily, parseExposition } from "./exposition.test-support.js
 import { COUNTERS, GAUGES, HISTOGRAMS } from "./families.js";
 import { HISTOGRAM_WORDS, LatencyHistogram, snapshotHistograms } from "./histogram.js";
 import { createMetrics } from "./metrics.js";
-import { HANDLER_SERIES_MAX } from "./series.js";
 import type { DispatcherSnapshot, EventSnapshot, HandlerSnapshot, Snapshot } from "./snapshot.js";
 
 const HOSTILE = 'a"b\\c\nd{e="f"} 1\n# TYPE x gauge\u0000\u001b[31m\r é';
@@ -80,6 +79,7 @@ function dispatcher(index: number, change: Partial<DispatcherSnapshot> = {}): Di
     corruptBytes: 0,
     straySamples: 0,
     restarts: 0,
+    unansweredSeconds: 0,
     busySeconds: 1.5,
     busyRatio: 0.5,
     ringFillPeak: 1,
@@ -103,7 +103,15 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     capacity: 64,
     dispatchers: [
       dispatcher(0),
-      dispatcher(1, { wakeups: 21, drains: 22, samples: 23, corruptBytes: 24, restarts: 1, busySeconds: 4.5 }),
+      dispatcher(1, {
+        wakeups: 21,
+        drains: 22,
+        samples: 23,
+        corruptBytes: 24,
+        restarts: 1,
+        busySeconds: 4.5,
+        unansweredSeconds: 12,
+      }),
     ],
     overload: { overloaded: false, reason: "", sinceSeconds: 0, episodes: 2, dispatchers: [], kernelLost: 0 },
     cpus: { watched: [0, 1, 5], changes: [], counts: { GONE: 2, COME: 1, BACK: 3 } },
@@ -142,6 +150,16 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
       segments: { usedBytes: 1, peakBytes: 2, limitBytes: 3 },
       outboxes: { usedBytes: 4, peakBytes: 5, limitBytes: 6 },
       streams: { usedBytes: 7, peakBytes: 8, limitBytes: 9 },
+    },
+    removalOldestSeconds: 1.5,
+    connections: {
+      open: { unix: 3, tls: 2, tcp: 0 },
+      accepted: 9,
+      refused: [
+        { reason: "tls", count: 4 },
+        { reason: "resets", count: 0 },
+      ],
+      certificateExpiresAt: 1_900_000_000,
     },
     removalWait: histogramOf(0),
     ...change,
@@ -208,6 +226,8 @@ test("totals, events and dispatchers carry the snapshot's numbers", async () => 
 
   assert.equal(value(all, "nmid_dispatcher_busy_seconds_total", { dispatcher: "1" }), 4.5);
 
+  assert.equal(value(all, "nmid_dispatcher_unanswered_seconds", { dispatcher: "1" }), 12);
+  assert.equal(value(all, "nmid_removal_oldest_seconds"), 1.5);
   assert.equal(value(all, "nmid_handlers", { state: "ACTIVE" }), 1);
   assert.equal(value(all, "nmid_handlers", { state: "DRAINING" }), 1);
   assert.equal(value(all, "nmid_handlers", { state: "CLAIMED" }), 0);
@@ -277,7 +297,7 @@ test("a source that stands in for the kernel shows", async () => {
 
 test("handlers have their own series, and hostile names come through unharmed", async () => {
   const all = await families(snapshotWith());
-  const labels = { handler: "2", name: HOSTILE };
+  const labels = { name: HOSTILE };
   assert.equal(value(all, "nmid_handler_matched_samples_total", labels), 10);
   assert.equal(value(all, "nmid_handler_delivered_samples_total", labels), 7);
   assert.equal(value(all, "nmid_handler_lost_samples_total", { ...labels, reason: "QUEUE_FULL" }), 3);
@@ -286,7 +306,7 @@ test("handlers have their own series, and hostile names come through unharmed", 
   assert.equal(value(all, "nmid_handler_longest_dispatch_seconds", labels), 1.5e-6);
   assert.equal(value(all, "nmid_handler_dispatches_total", labels), 2);
   assert.equal(value(all, "nmid_handler_subscribed", labels), 0);
-  assert.equal(value(all, "nmid_handler_subscribed", { handler: "1" }), 1);
+  assert.equal(value(all, "nmid_handler_subscribed", { name: "handler-1" }), 1);
 });
 
 test("histograms are cumulative, and their count is that of the last bucket", async () => {
@@ -337,51 +357,6 @@ test("what has gone from the snapshot goes from the metrics; totals stay", async
   assert.equal(value(all, "nmid_events_armed"), 0);
   assert.equal(value(all, "nmid_matched_samples_total"), 100);
   assert.equal(metrics.contentType, "text/plain; version=0.0.4; charset=utf-8");
-});
-
-test("handlers beyond the bound are summed, and those first seen keep their series", async () => {
-  const ids = Array.from({ length: HANDLER_SERIES_MAX + 3 }, (_, i) => i + 1);
-  let snapshot = snapshotWith({ handlers: ids.slice(0, HANDLER_SERIES_MAX).map((id) => handler(id)) });
-  const metrics = createMetrics(() => snapshot);
-  await metrics.render();
-
-  const late = handler(ids.length, { losses: [{ reason: "SHUTDOWN", count: 1 }], longestDispatchNs: 9_000 });
-  const rest = ids.slice(0, -1).map((id) => handler(id));
-  snapshot = snapshotWith({ handlers: [late, ...rest] });
-  let all = parseExposition(await metrics.render());
-  const other = { handler: "other", name: "" };
-  assert.equal(all.get("nmid_handler_matched_samples_total")?.samples.length, HANDLER_SERIES_MAX + 1);
-  assert.equal(value(all, "nmid_handler_matched_samples_total", other), 30);
-  assert.equal(value(all, "nmid_handler_lost_samples_total", { ...other, reason: "QUEUE_FULL" }), 6);
-  assert.equal(value(all, "nmid_handler_lost_samples_total", { ...other, reason: "SHUTDOWN" }), 1);
-  assert.equal(value(all, "nmid_handler_subscribed", other), 3);
-  assert.equal(value(all, "nmid_handler_longest_dispatch_seconds", other), 9e-6);
-  assert.equal(value(all, "nmid_handler_matched_samples_total", { handler: "1" }), 10);
-  assert.equal(value(all, "nmid_handlers", { state: "ACTIVE" }), ids.length);
-
-  snapshot = snapshotWith({ handlers: [late, ...rest.slice(1)] });
-  all = parseExposition(await metrics.render());
-  assert.equal(value(all, "nmid_handler_dispatches_total", { handler: String(late.handlerId) }), 2, "a place is free");
-  assert.equal(value(all, "nmid_handler_matched_samples_total", other), 20);
-});
-
-test("events of one name: kinds of rate are told apart, and equal ones are merged", async () => {
-  const all = await families(
-    snapshotWith({
-      events: [
-        event("cycles"),
-        event("cycles", { frequencyHz: 0, period: 100_000, samples: 1 }),
-        event("cycles", { frequencyHz: 0, period: 50_000, samples: 2, timeEnabledSeconds: 0, timeRunningSeconds: 0 }),
-        event("dummy", { frequencyHz: 0, period: 0, timeEnabledSeconds: 0, timeRunningSeconds: 0 }),
-      ],
-    }),
-  );
-  assert.equal(value(all, "nmid_event_samples_total", { event: "cycles", sampling: "frequency" }), 1000);
-  assert.equal(value(all, "nmid_event_samples_total", { event: "cycles", sampling: "period" }), 3);
-  assert.equal(value(all, "nmid_event_samples_total", { event: "dummy", sampling: "all" }), 1000);
-  assert.equal(value(all, "nmid_event_period", { event: "cycles" }), 50_000);
-  assert.equal(all.get("nmid_event_multiplexing_ratio")?.samples.length, 2, "unknown for what never ran");
-  assert.equal(value(all, "nmid_events_armed"), 4);
 });
 
 const promtool = spawnSync("promtool", ["--version"]);

@@ -1,7 +1,8 @@
 /** Prometheus metrics, computed at scrape time from a snapshot. Nothing here is touched between scrapes. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { monotonicClock, type NsClock } from "../clock.js";
 import { COUNTERS, type Family, GAUGES, HISTOGRAMS, type Labels, type View } from "./families.js";
-import { eventRows, HandlerSeries } from "./series.js";
+import { EventSeries, HandlerSeries } from "./series.js";
 import type { HistogramSnapshot, Snapshot } from "./snapshot.js";
 
 export interface Metrics {
@@ -18,12 +19,20 @@ const EVENT_LOOP_TIMER_MS = 2 ** 31 - 1;
 const UNWANTED = /^nodejs_active_.*_total$|^nodejs_eventloop_lag_(min|max|mean|stddev|p\d+)_seconds$/;
 
 /** Metrics in a registry of their own. `snapshot` is called once for each render(). */
-export function createMetrics(snapshot: () => Snapshot): Metrics {
+export function createMetrics(snapshot: () => Snapshot, now: NsClock = monotonicClock()): Metrics {
   const registry = new Registry();
-  const handlerSeries = new HandlerSeries();
+  const eventSeries = new EventSeries(now);
+  const handlerSeries = new HandlerSeries(now);
   let view: View | undefined;
   const current = (): View => {
-    view ??= viewOf(snapshot(), handlerSeries);
+    if (view === undefined) {
+      const taken = snapshot();
+      view = {
+        snapshot: taken,
+        events: eventSeries.rows(taken.events),
+        handlers: handlerSeries.rows(taken.handlers),
+      };
+    }
     return view;
   };
 
@@ -40,10 +49,6 @@ export function createMetrics(snapshot: () => Snapshot): Metrics {
       return registry.metrics();
     },
   };
-}
-
-function viewOf(snapshot: Snapshot, handlerSeries: HandlerSeries): View {
-  return { snapshot, events: eventRows(snapshot.events), handlers: handlerSeries.rows(snapshot.handlers) };
 }
 
 function registerCounter(family: Family<number>, current: () => View, registry: Registry): void {

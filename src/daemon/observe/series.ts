@@ -1,14 +1,21 @@
 /**
- * The rows behind the labelled metric families: what a snapshot holds of events and handlers, with unique labels and
- * in bounded number.
+ * The rows behind the labelled metric families: what a snapshot holds of events and handlers, with unique labels and in
+ * bounded number, however many names clients think of: see NameBudget.
  */
+import type { NsClock } from "../clock.js";
+import { NameBudget, OTHERS, Rest } from "./cardinality.js";
+import { withoutKernelAddresses } from "./kernel-address.js";
 import type { EventSnapshot, HandlerSnapshot, HistogramSnapshot, LossSnapshot } from "./snapshot.js";
 
-/** Handlers with series of their own; each has about ten. What comes on top is summed under handler="other". */
-export const HANDLER_SERIES_MAX = 200;
+/** Handlers' names with series of their own within an hour; each has about 30. */
+export const HANDLER_NAMES_MAX = 200;
+/** The same of events and kinds of rate; 63 can be armed at once. */
+export const EVENT_NAMES_MAX = 128;
+/** Of an event's name in a label; the text of a specification can be long. */
+const EVENT_LABEL_MAX = 128;
 
 export interface EventRow {
-  readonly labels: { readonly event: string; readonly sampling: "frequency" | "period" | "all" };
+  readonly labels: { readonly event: string; readonly sampling: "frequency" | "period" | "all" | "any" };
   /** In force. */
   readonly frequencyHz: number;
   readonly period: number;
@@ -24,7 +31,7 @@ export interface EventRow {
 }
 
 export interface HandlerRow {
-  readonly labels: { readonly handler: string; readonly name: string };
+  readonly labels: { readonly name: string };
   readonly matched: number;
   readonly delivered: number;
   readonly losses: readonly LossSnapshot[];
@@ -40,10 +47,15 @@ function eventRow(event: EventSnapshot): EventRow {
   const sampling = event.frequencyHz > 0 ? "frequency" : event.period > 0 ? "period" : "all";
   return {
     ...event,
-    labels: { event: event.name, sampling },
+    labels: { event: eventLabel(event.name), sampling },
     frequencyHz: event.loweredFrequencyHz || event.frequencyHz,
     period: event.loweredPeriod || event.period,
   };
+}
+
+function eventLabel(name: string): string {
+  const text = withoutKernelAddresses(name);
+  return text.length <= EVENT_LABEL_MAX ? text : `${text.slice(0, EVENT_LABEL_MAX - 1)}…`;
 }
 
 function mergeEvents(a: EventRow, b: EventRow): EventRow {
@@ -62,25 +74,63 @@ function mergeEvents(a: EventRow, b: EventRow): EventRow {
   };
 }
 
+const NO_EVENT: EventRow = {
+  labels: { event: OTHERS, sampling: "any" },
+  frequencyHz: 0,
+  period: Number.POSITIVE_INFINITY,
+  loweredRatio: 1,
+  samples: 0,
+  unclaimed: 0,
+  kernelLost: 0,
+  throttled: 0,
+  unthrottled: 0,
+  timeEnabledSeconds: 0,
+  timeRunningSeconds: 0,
+};
+
 /**
  * One row for each name and kind of rate. Events that share both are merged: Prometheus refuses a series that appears
  * twice.
  */
-export function eventRows(events: readonly EventSnapshot[]): EventRow[] {
-  const rows = new Map<string, EventRow>();
-  for (const event of events) {
-    const row = eventRow(event);
-    const key = `${row.labels.sampling} ${row.labels.event}`;
-    const present = rows.get(key);
-    rows.set(key, present === undefined ? row : mergeEvents(present, row));
+export class EventSeries {
+  readonly #names: NameBudget;
+  readonly #rest = new Rest<EventRow>({
+    none: NO_EVENT,
+    isContinued: (before, now) => now.samples >= before.samples,
+    merge: (a, b) => ({ ...mergeEvents(a, b), labels: NO_EVENT.labels }),
+    countersOf: ({ samples, unclaimed, kernelLost, throttled, unthrottled }) => ({
+      ...NO_EVENT,
+      samples,
+      unclaimed,
+      kernelLost,
+      throttled,
+      unthrottled,
+    }),
+  });
+
+  constructor(now: NsClock) {
+    this.#names = new NameBudget(EVENT_NAMES_MAX, now);
   }
-  return [...rows.values()];
+
+  rows(events: readonly EventSnapshot[]): EventRow[] {
+    const rows = new Map<string, EventRow>();
+    for (const event of events) {
+      const row = eventRow(event);
+      const key = `${row.labels.sampling} ${row.labels.event}`;
+      const present = rows.get(key);
+      rows.set(key, present === undefined ? row : mergeEvents(present, row));
+    }
+    this.#names.look(rows.keys());
+    const named = [...rows].filter(([key]) => this.#names.has(key)).map(([, row]) => row);
+    const rest = this.#rest.row(new Map([...rows].filter(([key]) => !this.#names.has(key))));
+    return rest === null ? named : [...named, rest];
+  }
 }
 
 function handlerRow(handler: HandlerSnapshot): HandlerRow {
   return {
     ...handler,
-    labels: { handler: String(handler.handlerId), name: handler.name },
+    labels: { name: handler.name },
     subscribed: handler.subscribed ? 1 : 0,
   };
 }
@@ -93,7 +143,7 @@ function mergeLosses(a: readonly LossSnapshot[], b: readonly LossSnapshot[]): Lo
 
 function mergeHandlers(a: HandlerRow, b: HandlerRow): HandlerRow {
   return {
-    labels: { handler: "other", name: "" },
+    labels: a.labels,
     matched: a.matched + b.matched,
     delivered: a.delivered + b.delivered,
     losses: mergeLosses(a.losses, b.losses),
@@ -111,7 +161,7 @@ function mergeHandlers(a: HandlerRow, b: HandlerRow): HandlerRow {
 }
 
 const NO_HANDLER: HandlerRow = {
-  labels: { handler: "other", name: "" },
+  labels: { name: OTHERS },
   matched: 0,
   delivered: 0,
   losses: [],
@@ -123,25 +173,41 @@ const NO_HANDLER: HandlerRow = {
   dispatchTime: { bounds: [], counts: [], sum: 0 },
 };
 
-/**
- * Chooses who has series of its own: whoever was seen first keeps them until it is gone, so that no handler's counters
- * jump between its own series and "other" because somebody else came.
- */
+/** One row for each name. Who shares a row with others stays there, so that no counter jumps from one series to another. */
 export class HandlerSeries {
-  readonly #named = new Set<number>();
+  readonly #names: NameBudget;
+  readonly #rest = new Rest<HandlerRow>({
+    none: NO_HANDLER,
+    isContinued: () => true,
+    merge: (a, b) => ({ ...mergeHandlers(a, b), labels: NO_HANDLER.labels }),
+    countersOf: (row) => ({ ...row, queueBytes: 0, queueMaxBytes: 0, subscribed: 0, longestDispatchNs: 0 }),
+  });
+  readonly #inRest = new Set<number>();
+
+  constructor(now: NsClock) {
+    this.#names = new NameBudget(HANDLER_NAMES_MAX, now);
+  }
 
   rows(handlers: readonly HandlerSnapshot[]): HandlerRow[] {
-    const present = new Set(handlers.map((handler) => handler.handlerId));
-    for (const id of this.#named) if (!present.has(id)) this.#named.delete(id);
-
-    const rows: HandlerRow[] = [];
-    let other: HandlerRow | undefined;
+    const present = new Set(handlers.map(({ handlerId }) => handlerId));
+    for (const id of this.#inRest) if (!present.has(id)) this.#inRest.delete(id);
+    this.#names.look(
+      handlers.filter(({ handlerId, name }) => name !== OTHERS && !this.#inRest.has(handlerId)).map(({ name }) => name),
+    );
+    const named = new Map<string, HandlerRow>();
+    const rest = new Map<number, HandlerRow>();
     for (const handler of handlers) {
-      if (this.#named.size < HANDLER_SERIES_MAX) this.#named.add(handler.handlerId);
-      if (this.#named.has(handler.handlerId)) rows.push(handlerRow(handler));
-      else other = mergeHandlers(other ?? NO_HANDLER, handlerRow(handler));
+      const { handlerId, name } = handler;
+      const row = handlerRow(handler);
+      if (this.#inRest.has(handlerId) || !this.#names.has(name)) {
+        this.#inRest.add(handlerId);
+        rest.set(handlerId, row);
+      } else {
+        const same = named.get(name);
+        named.set(name, same === undefined ? row : mergeHandlers(same, row));
+      }
     }
-    if (other !== undefined) rows.push(other);
-    return rows;
+    const others = this.#rest.row(rest);
+    return others === null ? [...named.values()] : [...named.values(), others];
   }
 }

@@ -56,6 +56,8 @@ export interface DispatcherSnapshot {
   readonly straySamples: number;
   /** Times it died and was replaced. */
   readonly restarts: number;
+  /** How long the oldest of what it was told has waited for its answer; 0 when nothing waits. */
+  readonly unansweredSeconds: number;
   /** Not asleep, since the start. */
   readonly busySeconds: number;
   /** Share of the last second or so that it was not asleep, and the fullest ring that it then came to; 0 while nothing is armed. */
@@ -124,6 +126,16 @@ export interface MemorySnapshot {
   readonly streams: MemoryPart;
 }
 
+export interface ConnectionsSnapshot {
+  readonly open: Readonly<Record<"unix" | "tls" | "tcp", number>>;
+  /** Since the daemon's start. */
+  readonly accepted: number;
+  /** By reason, all reasons of the closed list, zeroes included. */
+  readonly refused: readonly { readonly reason: string; readonly count: number }[];
+  /** Seconds since the epoch; null without TLS. */
+  readonly certificateExpiresAt: number | null;
+}
+
 export interface Snapshot {
   readonly version: string;
   readonly source: {
@@ -186,6 +198,9 @@ export interface Snapshot {
   /** From a sample's own time to the write on the gRPC stream. Empty where the source's clock is not this machine's. */
   readonly sampleToStream: HistogramSnapshot;
   readonly memory: MemorySnapshot;
+  /** How long the oldest removal under way has lasted; 0 when there is none. */
+  readonly removalOldestSeconds: number;
+  readonly connections: ConnectionsSnapshot;
   /** How long removals waited for dispatchers to leave the handler. */
   readonly removalWait: HistogramSnapshot;
 }

@@ -29,16 +29,18 @@ export interface ProcPaths {
 
 const LIVE: ProcPaths = { proc: "/proc", cgroups: ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] };
 
-export function procSnapshot(paths: ProcPaths = LIVE): TaskSnapshot {
-  return { formats: [FORMAT], runs: runsOf(records(paths)) };
+export function procSnapshot(wanted: (pid: number) => boolean = () => true, paths: ProcPaths = LIVE): TaskSnapshot {
+  return { formats: [FORMAT], runs: runsOf(records(wanted, paths)) };
 }
 
-function* records({ proc, cgroups }: ProcPaths): Records {
+function* records(wanted: (pid: number) => boolean, { proc, cgroups }: ProcPaths): Records {
   yield* kernelRecords(proc);
   yield* cgroupRecords(cgroups);
   for (const name of list(proc)) {
     const pid = numberOf(name);
-    if (pid !== null) yield* processRecords(proc, pid);
+    if (pid === null) continue;
+    if (wanted(pid)) yield* processRecords(proc, pid);
+    else yield null;
   }
 }
 

@@ -169,8 +169,12 @@ class PerfSource implements Source {
     return opened;
   }
 
-  taskSnapshot(): TaskSnapshot {
-    return procSnapshot();
+  taskSnapshot(wanted?: (pid: number) => boolean): TaskSnapshot {
+    return procSnapshot(wanted);
+  }
+
+  whyNotAble(): string | null {
+    return this.#whyNotSampled(parseEventSpec(this.defaultEvent));
   }
 
   begin(): void {}

@@ -1,0 +1,41 @@
+/**
+ * docs/metrics.md against what is exported: every family with its type, labels and help, and no other. With
+ * NMID_UPDATE_DOCS=1 it writes them.
+ */
+import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
+import { test } from "node:test";
+import { COUNTERS, type Family, GAUGES, HISTOGRAMS } from "./families.js";
+
+const DOC = new URL("../../../../docs/metrics.md", import.meta.url);
+
+function rows(families: readonly Family<unknown>[], type: string): string[] {
+  return families.map(({ name, help, labelNames }) => {
+    const labels = labelNames.map((label) => `\`${label}\``).join(", ");
+    return `- \`${name}\` (${type}${labels === "" ? "" : `, by ${labels}`}): ${help}`;
+  });
+}
+
+const isRow = (line: string): boolean => line.startsWith("- `nmid_");
+
+test("docs/metrics.md lists every family as it is exported", () => {
+  const exported = [...rows(COUNTERS, "counter"), ...rows(GAUGES, "gauge"), ...rows(HISTOGRAMS, "histogram")];
+  let lines = readFileSync(DOC, "utf8").split("\n");
+  if (process.env.NMID_UPDATE_DOCS === "1") {
+    const first = lines.findIndex(isRow);
+    lines = [...lines.slice(0, first), ...exported, ...lines.slice(lines.findLastIndex(isRow) + 1)];
+    writeFileSync(DOC, lines.join("\n"));
+  }
+  const documented = lines.filter(isRow);
+  const remedy = "NMID_UPDATE_DOCS=1 npm test -- metrics-doc writes them";
+  assert.deepEqual(
+    exported.filter((row) => !documented.includes(row)),
+    [],
+    `not in docs/metrics.md; ${remedy}`,
+  );
+  assert.deepEqual(
+    documented.filter((row) => !exported.includes(row)),
+    [],
+    `exported no more; ${remedy}`,
+  );
+});
