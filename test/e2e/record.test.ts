@@ -107,6 +107,31 @@ test(
   },
 );
 
+test("what perf record --threads writes is replayed, as perf reads it", BOUNDED, async (t) => {
+  if (!hasCommand("perf")) return t.skip(NO_PERF);
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "nmid-record-"));
+  t.after(() => fs.rmSync(folder, { recursive: true }));
+  const original = path.join(folder, "perf.data");
+  const options = ["-q", "--threads", "-a", "-e", "cpu-clock,page-faults", "-F", "500", "-o", original];
+  const recorded = spawnSync("perf", ["record", ...options, "sleep", "0.3"], { encoding: "utf8" });
+  if (recorded.status !== 0) return t.skip(`perf cannot record so here: ${recorded.stderr}`);
+  assert.ok(fs.statSync(original).isDirectory());
+  const replay = await startDaemon(t, { args: ["--source", `replay:${original}`] });
+  const again = path.join(replay.runtimeDir, "perf.data");
+  const args = ["--address", replay.address, "record", "-a", "-o", again];
+  const run = spawnSync(process.execPath, [NMICTL, ...args], { encoding: "utf8" });
+  assert.equal(run.status, 0, run.stderr);
+  const printed = (file: string) =>
+    execFileSync("perf", ["script", "-F", "comm,tid,cpu,time,event,ip", "-i", file], {
+      encoding: "utf8",
+      maxBuffer: 1 << 28,
+    })
+      .split("\n")
+      .map((line) => line.trim().replace(/^([0-9a-f]+) [^:]+$/, "$1"))
+      .sort();
+  assert.deepEqual(printed(again), printed(original));
+});
+
 test("options are refused, or recorded as perf reads them", BOUNDED, async (t) => {
   if (!hasCommand("perf")) return t.skip(NO_PERF);
   const daemon = await startLiveDaemon(t);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { checkOptions, fieldsOf, type RecordOptions, registerRequest } from "./options.js";
+import { checkOptions, fieldsOf, namesTracepoint, type RecordOptions, registerRequest } from "./options.js";
 
 const PLAIN: RecordOptions = { output: "perf.data", buildid: true };
 const fields = (change: Partial<RecordOptions>) => [...fieldsOf({ ...PLAIN, ...change })].sort();
@@ -37,4 +37,17 @@ test("CPUs and users are the daemon's to filter, and a replay is recorded sample
   const rates = (options: RecordOptions) => registerRequest(options, false).events?.map((one) => one.frequencyHz);
   assert.deepEqual(rates({ ...PLAIN, event }), [undefined, undefined, 4000]);
   assert.deepEqual(rates({ ...PLAIN, event, frequency: 99 }), [99, 99, 99], "the daemon says that it is given twice");
+});
+
+test("tracepoints are told from other events, which keep their rate beside them", () => {
+  const resolved = [
+    { name: "sched:sched_switch:k", type: 2 },
+    { name: "cycles:k", type: 0 },
+  ];
+  for (const event of ["sched:sched_switch:k", "sched:*", "s*:sched_switch", "{cpu-clock, sched:sched_switch}:u"]) {
+    assert.ok(namesTracepoint(event, resolved), event);
+  }
+  for (const event of ["cycles:k", "cpu-clock", "{cycles:u,cs}", "1:0", "cpu/name='sched:x*'/", "mem:0x10:w", ""]) {
+    assert.ok(!namesTracepoint(event, resolved), event);
+  }
 });

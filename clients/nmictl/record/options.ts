@@ -1,5 +1,5 @@
 /** The options of `nmictl record`, perf record's of the same names, and what they ask the daemon for. */
-import type { EventSpec, Field, RegisterRequest } from "../../typescript/index.js";
+import type { EventSpec, Field, RegisterRequest, ResolvedEvent } from "../../typescript/index.js";
 import { NmiError } from "../../typescript/index.js";
 import type { BranchFilter } from "./branch-filter.js";
 
@@ -99,4 +99,21 @@ export function registerRequest(options: RecordOptions, replay: boolean): Regist
     tasks: true,
     contextSwitches: options.switchEvents ?? false,
   };
+}
+
+const TRACEPOINT_TYPE = 2;
+
+/**
+ * Whether the event that was asked for means tracepoints, of `resolved`, which all of those asked for mean; a group does
+ * where one of its events does. Patterns are only theirs.
+ */
+export function namesTracepoint(event: string, resolved: readonly Pick<ResolvedEvent, "name" | "type">[]): boolean {
+  const subsystems = new Set(
+    resolved.filter(({ type }) => type === TRACEPOINT_TYPE).map(({ name }) => name.split(":")[0]),
+  );
+  const names = event.replace(/^[^{]*\{/, "").split(",");
+  return names.some((name) => {
+    const [subsystem = "", ...rest] = name.trim().split(":");
+    return rest.length > 0 && !name.includes("/") && (subsystems.has(subsystem) || /[*?]/.test(name));
+  });
 }

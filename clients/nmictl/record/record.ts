@@ -19,7 +19,14 @@ import { MappedFiles } from "./build-id.js";
 import { clockFeature, commandLineFeature, hostFeatures, versionFeature } from "./features.js";
 import { Followed, LATE_MS } from "./followed.js";
 import { hostFacts, isRunning, traceHeads } from "./host.js";
-import { checkOptions, FLUSH_INTERVAL_MS, fieldsOf, type RecordOptions, registerRequest } from "./options.js";
+import {
+  checkOptions,
+  FLUSH_INTERVAL_MS,
+  fieldsOf,
+  namesTracepoint,
+  type RecordOptions,
+  registerRequest,
+} from "./options.js";
 import { Recording } from "./recording.js";
 import { openFile, PipeSink } from "./sink.js";
 import { tracingDataFeature } from "./tracing-data.js";
@@ -102,7 +109,7 @@ async function register(client: BrokerClient, options: RecordOptions, replay: bo
   await client.deregister(first.handlerId, { discard: true });
   const fields = [...new Set([...fieldsOf(options), "RAW" as const])];
   const all = request.events.map(({ event, frequencyHz, period }) =>
-    rated ? { event, frequencyHz, period } : { event, period: 1 },
+    rated || !namesTracepoint(event ?? "", first.events) ? { event, frequencyHz, period } : { event, period: 1 },
   );
   return { registered: await client.register({ ...request, events: all, fields }), fields };
 }

@@ -1,5 +1,6 @@
 /** The bytes of a recording, and reading values out of them with every length checked first. */
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import path from "node:path";
 import { PmuError } from "../errors.js";
 
 /** What is wrong with a recording, and where. */
@@ -28,6 +29,13 @@ export const IMAGE_BYTES_MAX = 1 << 30;
 
 const DAMAGED = "the file is damaged: record again";
 
+/** One file of several, and where its bytes are in the image. */
+export interface ImagePart {
+  readonly name: string;
+  readonly start: number;
+  readonly end: number;
+}
+
 /** What a compressed record holds lies in the image behind the file: bytes of the image, and of the file. */
 export interface Inflated {
   readonly at: number;
@@ -45,9 +53,12 @@ export class Image {
   #view: DataView<SharedArrayBuffer>;
   #length: number;
   readonly #inflated: Inflated[] = [];
+  /** Of a directory, whose files lie one behind the other: `data` first. Empty for a file. */
+  readonly parts: readonly ImagePart[];
 
-  constructor(file: string, bytes: Uint8Array<SharedArrayBuffer>) {
+  constructor(file: string, bytes: Uint8Array<SharedArrayBuffer>, parts: readonly ImagePart[] = []) {
     this.file = file;
+    this.parts = parts;
     this.fileBytes = bytes.length;
     this.#length = bytes.length;
     this.#bytes = bytes;
@@ -92,10 +103,18 @@ export class Image {
     return this.#inflated.findLast((part) => part.at <= at)?.offset ?? this.fileBytes;
   }
 
+  /** Where the file ends that has the header. */
+  get headEnd(): number {
+    return this.parts[0]?.end ?? this.#length;
+  }
+
   error(at: number, what: string, remedy = DAMAGED): RecordingError {
     const from = this.#inflated.findLast((part) => part.at <= at);
     const inside = at < this.fileBytes || from === undefined ? "" : `byte ${at - from.at} of what is compressed here: `;
-    return new RecordingError(this.file, this.fileOffset(at), `${inside}${what}; ${remedy}`);
+    const offset = this.fileOffset(at);
+    const part = this.parts.findLast(({ start }) => start <= offset);
+    const name = part === undefined ? "" : `${part.name}: `;
+    return new RecordingError(this.file, offset - (part?.start ?? 0), `${name}${inside}${what}; ${remedy}`);
   }
 }
 
@@ -222,30 +241,67 @@ export function textOf(bytes: Uint8Array): string {
   return decoder.decode(end < 0 ? bytes : bytes.subarray(0, end));
 }
 
-/** Throws PmuError RECORDING_UNREADABLE. */
+/** Far above the CPUs of any machine, each of which may have a thread of perf record's. */
+const PARTS_MAX = 4096;
+
+/** A file, or the directory that perf record --threads writes. Throws PmuError RECORDING_UNREADABLE. */
 export function readImage(file: string): Image {
-  let fd: number;
   try {
-    fd = openSync(file, "r");
+    const names = statSync(file).isDirectory() ? partsOf(file) : null;
+    const paths = names === null ? [file] : names.map((name) => path.join(file, name));
+    const sizes = paths.map(regularSize);
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    if (total > IMAGE_BYTES_MAX) {
+      throw new RecordingError(
+        file,
+        0,
+        `is ${total} bytes long, above the limit of ${IMAGE_BYTES_MAX}; record for a shorter time`,
+      );
+    }
+    const bytes = new Uint8Array(new SharedArrayBuffer(total));
+    const parts: ImagePart[] = [];
+    let at = 0;
+    for (const [i, name] of paths.entries()) {
+      const end = at + (sizes[i] as number);
+      readInto(name, bytes.subarray(at, end));
+      parts.push({ name: path.basename(name), start: at, end });
+      at = end;
+    }
+    return new Image(file, bytes, names === null ? [] : parts);
   } catch (error) {
+    if (error instanceof PmuError) throw error;
     throw new PmuError("RECORDING_UNREADABLE", `recording ${file}: ${String(error)}`, { cause: error });
   }
+}
+
+/** `data`, which has the header, and what each thread of perf record wrote: data.0, data.1, … */
+function partsOf(directory: string): string[] {
+  const names = readdirSync(directory);
+  if (!names.includes("data")) {
+    throw new RecordingError(directory, 0, "is a directory without the file data, which perf record --threads writes");
+  }
+  const numbers = names.flatMap((name) => (/^data\.\d{1,9}$/.test(name) ? [Number(name.slice(5))] : []));
+  if (numbers.length > PARTS_MAX) {
+    throw new RecordingError(directory, 0, `has ${numbers.length} files, above the limit of ${PARTS_MAX}`);
+  }
+  return ["data", ...numbers.sort((a, b) => a - b).map((number) => `data.${number}`)];
+}
+
+function regularSize(file: string): number {
+  const stat = statSync(file);
+  if (!stat.isFile()) throw new RecordingError(file, 0, "is no regular file; give the file that perf record wrote");
+  return stat.size;
+}
+
+function readInto(file: string, bytes: Uint8Array): void {
+  const fd = openSync(file, "r");
   try {
-    const stat = fstatSync(fd);
-    const refused = (at: number, what: string): RecordingError => new RecordingError(file, at, what);
-    if (stat.isDirectory())
-      throw refused(0, "is a directory (perf record --threads writes one), which is not supported; record without");
-    if (!stat.isFile()) throw refused(0, "is no regular file; give the file that perf record wrote");
-    if (stat.size > IMAGE_BYTES_MAX)
-      throw refused(0, `is ${stat.size} bytes long, above the limit of ${IMAGE_BYTES_MAX}; record for a shorter time`);
-    const bytes = new Uint8Array(new SharedArrayBuffer(stat.size));
     let length = 0;
     while (length < bytes.length) {
       const count = readSync(fd, bytes, length, bytes.length - length, length);
-      if (count === 0) throw refused(length, "ends early; wait until perf record has finished");
+      if (count === 0) throw new RecordingError(file, length, "ends early; wait until perf record has finished");
       length += count;
     }
-    return new Image(file, bytes);
   } finally {
     closeSync(fd);
   }

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, it } from "node:test";
+import { describe, it, type TestContext } from "node:test";
 import { fileURLToPath } from "node:url";
 import { RECORD, SAMPLE } from "../abi.js";
 import { PmuError } from "../errors.js";
@@ -68,10 +69,69 @@ describe("the shipped recording", () => {
   });
 });
 
+describe("a directory, as perf record --threads writes it", () => {
+  /** The demo with the first half of its records in data.0, and the next part in data.10. */
+  function directory(t: TestContext): { readonly folder: string; readonly bytes: Buffer; readonly cuts: number[] } {
+    const folder = mkdtempSync(join(tmpdir(), "nmid-threads-"));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const bytes = Buffer.from(demoBytes());
+    const [start, size] = [40, 48].map((at) => Number(bytes.readBigUInt64LE(at))) as [number, number];
+    const cuts = [start];
+    let at = start;
+    for (const share of [0.5, 0.75]) {
+      while (at < start + size * share) at += bytes.readUInt16LE(at + 6);
+      cuts.push(at);
+    }
+    writeFileSync(join(folder, "data.0"), bytes.subarray(cuts[0], cuts[1]));
+    writeFileSync(join(folder, "data.10"), bytes.subarray(cuts[1], cuts[2]));
+    const head = Buffer.from(bytes);
+    head.writeBigUInt64LE(BigInt(at), 40);
+    head.writeBigUInt64LE(BigInt(start + size - at), 48);
+    writeFileSync(join(folder, "data"), head);
+    writeFileSync(join(folder, "data.old"), "not one of them");
+    return { folder, bytes, cuts };
+  }
+
+  it("is read as one recording, in the order of time", (t) => {
+    const whole = readRecording(DEMO);
+    const found = readRecording(directory(t).folder);
+    assert.deepEqual(found.damage, []);
+    assert.deepEqual(found.counts, whole.counts);
+    assert.deepEqual(found.features, whole.features);
+    const times = (recording: Recording) => {
+      const { time, timeBaseNs } = indexRecords(recording);
+      return Array.from(time, (own) => BigInt(own) + timeBaseNs).sort((a, b) => Number(a - b));
+    };
+    assert.deepEqual(times(found), times(whole));
+  });
+
+  it("tells in which file it is damaged, and reads the others", (t) => {
+    const { folder, cuts } = directory(t);
+    const file = join(folder, "data.0");
+    writeFileSync(file, Buffer.concat([Buffer.alloc(8), readFileSync(file)]));
+    const { damage, runs } = readRecording(folder);
+    assert.deepEqual(
+      damage.map(({ offset, message }) => [offset, message.slice(0, 26)]),
+      [[0, "data.0: a record of 0 byte"]],
+    );
+    const bytesRead = runs.reduce((sum, { start, end }) => sum + end - start, 0);
+    assert.ok(bytesRead >= (cuts[2] as number) - (cuts[1] as number));
+  });
+
+  it("is refused where one of its files is none", (t) => {
+    const { folder } = directory(t);
+    mkdirSync(join(folder, "data.3"));
+    assert.throws(() => readRecording(folder), unreadable(/data\.3, byte 0: is no regular file/));
+  });
+});
+
 describe("unreadable recordings", () => {
   it("are refused with the place and the remedy where nothing can be read", () => {
     assert.throws(() => readRecording("/nonexistent/perf.data"), unreadable(/ENOENT/));
-    assert.throws(() => readRecording(fileURLToPath(new URL(".", import.meta.url))), unreadable(/is a directory/));
+    assert.throws(
+      () => readRecording(fileURLToPath(new URL(".", import.meta.url))),
+      unreadable(/is a directory without the file data/),
+    );
     assert.throws(() => readRecording("/dev/null"), unreadable(/no regular file/));
     const text = (content: string) => copyOf(Buffer.from(content));
     assert.throws(() => parseRecording("F", text("")), unreadable(/byte 0: is no perf.data file/));

@@ -86,11 +86,11 @@ function parseImage(image: Image): Recording {
     damage: [],
   };
   const isPipe = checkMagic(image);
-  const area = isPipe ? { start: PIPE_HEADER_BYTES, end: image.length } : readFileHeader(image, draft);
-  const { runs, counts, damage } = scanRecords(image, area, (type, at, size, payload) =>
+  const area = isPipe ? { start: PIPE_HEADER_BYTES, end: image.headEnd } : readFileHeader(image, draft);
+  const { runs, counts, damage } = scanRecords(image, [area, ...image.parts.slice(1)], (type, at, size, payload) =>
     collect(image, draft, isPipe, type, at, size, payload),
   );
-  if (damage !== null) draft.damage.push(damage);
+  draft.damage.push(...damage);
   if (draft.attrs.length === 0) {
     const [first] = draft.damage;
     if (first !== undefined) throw new RecordingError(image.file, first.offset, first.message);
@@ -144,7 +144,7 @@ function readFileHeader(image: Image, draft: Draft): Run {
   const start = cursor.number("its offset");
   const size = cursor.number("its size");
   const headerBytes = Math.min(image.view.getUint32(HEADER.SIZE, true), HEADER.BYTES);
-  if (start < headerBytes || start > image.length)
+  if (start < headerBytes || start > image.headEnd)
     throw image.error(HEADER.DATA, `the data section at ${start} lies outside the file`);
   if (size === 0) {
     draft.damage.push({
@@ -152,15 +152,15 @@ function readFileHeader(image: Image, draft: Draft): Run {
       message:
         "the recording was never closed (data size 0), and is read to its end; let perf record finish, or stop it with SIGINT",
     });
-    return { start, end: image.length };
+    return { start, end: image.headEnd };
   }
   const end = start + size;
-  if (end > image.length) {
+  if (end > image.headEnd) {
     draft.damage.push({
       offset: HEADER.DATA + 8,
-      message: `the data section ends at ${end}, and the file at ${image.length}; the file is cut off: record again`,
+      message: `the data section ends at ${end}, and the file at ${image.headEnd}; the file is cut off: record again`,
     });
-    return { start, end: image.length };
+    return { start, end: image.headEnd };
   }
   if (headerBytes >= HEADER.BYTES) readFeatureTable(image, draft, end);
   return { start, end };

@@ -16,8 +16,8 @@ export interface Scan {
   readonly runs: readonly Run[];
   /** Records by type; the wrappers of compressed records included. */
   readonly counts: Uint32Array;
-  /** What ended the scan early, or null. */
-  readonly damage: Damage | null;
+  /** What ended the scan of an area early. */
+  readonly damage: readonly Damage[];
   /** Bytes of what compressed records hold. */
   readonly inflatedBytes: number;
 }
@@ -31,9 +31,10 @@ export type UserRecordVisitor = (type: number, at: number, size: number, payload
  */
 const INFLATED_RATIO_MAX = 256;
 
-export function scanRecords(image: Image, area: Run, visit: UserRecordVisitor): Scan {
+/** One area, and more where each thread of perf record wrote a file of its own: damage in one ends that one. */
+export function scanRecords(image: Image, areas: readonly Run[], visit: UserRecordVisitor): Scan {
   const scanner = new Scanner(image, visit);
-  const damage = scanner.scan(area);
+  const damage = areas.flatMap((area) => scanner.scan(area) ?? []);
   const { runs, counts } = scanner;
   return { runs, counts, damage, inflatedBytes: image.length - image.fileBytes };
 }
@@ -56,6 +57,9 @@ class Scanner {
   }
 
   scan(area: Run): Damage | null {
+    // Each file is a stream of its own.
+    this.#zstd = null;
+    this.#inflatedFrom = this.#image.length;
     try {
       this.#scanFile(area);
       if (this.#inflatedFrom < this.#image.length)
