@@ -6,6 +6,7 @@ import process from "node:process";
 import { type TestContext, test } from "node:test";
 import { connect, type GetStatusResponse } from "../../clients/typescript/index.js";
 import { BOUNDED } from "../support/bound.js";
+import { poll } from "../support/conditions.js";
 import { DAEMON_MAIN, DaemonError, type RunningDaemon, startDaemon } from "../support/daemon.js";
 import { connectTo } from "../support/live.js";
 import { EVERYBODY, policyFile } from "../support/policy.js";
@@ -156,8 +157,12 @@ test("a reader that never reads does not keep the daemon from stopping", BOUNDED
   const healthy = await subscribeNew(other, { name: "healthy", events: [{ frequencyHz: 100 }] });
   const request = { name: "stuck", events: [], queue: { maxBytes: 64 * 1024, flushIntervalMs: 1 } };
   const stuck = await subscribeNew(client, request, { paused: true });
-  // Enough for its stream to be full and its queue, too.
-  await healthy.untilMore(100);
+  // Its stream is full then and its queue, too, however slow this machine is.
+  await poll("the stuck reader to lose samples", async () => {
+    const { handlers } = await other.listHandlers();
+    return handlers.some(({ name, lost }) => name === "stuck" && lost > 0) || undefined;
+  });
+  await healthy.untilMore(10);
   assert.equal(await daemon.stop(), 0);
   await checkEnd(healthy, "DAEMON_STOPPING");
   stuck.resume();

@@ -10,6 +10,7 @@ import { BOUNDED } from "../support/bound.js";
 import { poll } from "../support/conditions.js";
 import { DAEMON_MAIN, DaemonError, type RunningDaemon, spawnDaemon, startDaemon } from "../support/daemon.js";
 import { connectTo } from "../support/live.js";
+import { untilLogged } from "../support/logged.js";
 import { metric, untilMetric } from "../support/metric.js";
 import { EVERYBODY, policyFile } from "../support/policy.js";
 import { hasCommand, NMICTL_MAIN, type RunningProcess, startProcess } from "../support/process.js";
@@ -68,7 +69,7 @@ test("another user is known by its uid and pid, from the socket and not from wha
   if (nobody === null) return;
   // setpriv becomes node.
   assert.equal(await peerNamed(daemon, "other"), `uid=${NOBODY} pid=${nobody.pid}`);
-  assert.match(daemon.logs.join("\n"), new RegExp(`"peer":"uid=${NOBODY} pid=${nobody.pid}"`));
+  await untilLogged(daemon, new RegExp(`"peer":"uid=${NOBODY} pid=${nobody.pid}"`));
 });
 
 test("a Unix socket is for its owner and its group", BOUNDED, async (t) => {
@@ -166,7 +167,7 @@ test(
       return true;
     });
     const daemon = await startDaemon(t, { args, env: { NMID_INSECURE: "true" } });
-    assert.match(daemon.logs.join("\n"), /"level":"warn".*INSECURE: plain TCP beyond this machine/);
+    await untilLogged(daemon, /"level":"warn".*INSECURE: plain TCP beyond this machine/);
     using client = connect(daemon.address.replace("0.0.0.0", "127.0.0.1"));
     await client.getStatus();
     assert.equal(await metric(daemon, 'nmid_connections{kind="tcp"}'), 1);
@@ -189,7 +190,7 @@ test("a client over TCP that is frozen is noticed, and its connection closed", B
   watch.kill("SIGSTOP");
   await untilMetric(daemon, 'nmid_refused_total{reason="keepalive"}', 1);
   assert.equal(await metric(daemon, 'nmid_connections{kind="tcp"}'), 0);
-  assert.match(daemon.logs.join("\n"), /has not answered a ping/);
+  await untilLogged(daemon, /has not answered a ping/);
 });
 
 test("connections leave half of the file descriptors, however many there are", BOUNDED, async (t) => {
