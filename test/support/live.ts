@@ -11,11 +11,16 @@ export async function startLiveDaemon(t: TestContext, options: DaemonOptions = {
   try {
     return await startDaemon(t, { ...options, args: ["--source", "perf", ...(options.args ?? [])] });
   } catch (error) {
-    const reason = error instanceof DaemonError ? error.logs.find((line) => REFUSED.test(line)) : undefined;
-    if (reason === undefined) throw error;
-    t.skip(reason);
+    t.skip(whyRefused(error));
     return null;
   }
+}
+
+/** Why the kernel grants no live samples. Throws what is no such refusal. */
+export function whyRefused(error: unknown): string {
+  const reason = error instanceof DaemonError ? error.logs.find((line) => REFUSED.test(line)) : undefined;
+  if (reason === undefined) throw error;
+  return reason;
 }
 
 /** A client of the daemon; it is closed after the test. */
