@@ -20,6 +20,7 @@ const installed = [
   { name: "libc6-dev", present: () => fs.existsSync("/usr/include/stdio.h") },
   { name: "spin", present: () => onPath("spin") },
   { name: "linux-perf", present: () => onPath("perf") },
+  { name: "faketime", present: () => onPath("faketime") },
   { name: "systemd", present: () => onPath("systemd-analyze") },
   { name: "systemd-container", present: () => onPath("systemd-nspawn") },
   { name: "debootstrap", present: () => onPath("debootstrap") },
