@@ -17,6 +17,7 @@ import { DAEMON_MAIN, REPOSITORY, type RunningDaemon, startDaemon } from "../sup
 import { connectTo, startLiveDaemon } from "../support/live.js";
 import { hasCommand, startNmictl } from "../support/process.js";
 import { subscribeNew } from "../support/stream-reader.js";
+import { within } from "../support/within.js";
 
 const OWN_CONNECTION = { channelOptions: { "grpc.use_local_subchannel_pool": 1 } } as const;
 const CYCLES = 10_000;
@@ -24,6 +25,7 @@ const CYCLES_AT_A_TIME = 50;
 const SHORT_LEASE_MS = 100;
 const NONSENSE = ["bytes that are no HTTP/2", "frames that make no sense", "a call whose message is malformed"];
 const TIMES = 150;
+const STOP_MS_MAX = 20_000;
 
 async function untilNobodyIsLeft(client: BrokerClient): Promise<void> {
   await poll("nobody to be left", async () => {
@@ -143,9 +145,14 @@ async function startWithFullLog(t: TestContext): Promise<{ address: string; pid:
   const exited = once(child, "close");
   t.after(async () => {
     child.kill("SIGTERM");
-    const [code] = await exited;
+    const stopped = await within(
+      STOP_MS_MAX,
+      exited.then(([code]) => ({ code })),
+    );
+    child.kill("SIGKILL");
+    await exited;
     fs.rmSync(runtimeDir, { recursive: true, force: true });
-    assert.equal(code, 0);
+    assert.deepEqual(stopped, { code: 0 });
   });
   return { address, pid: child.pid as number };
 }

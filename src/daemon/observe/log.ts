@@ -99,8 +99,39 @@ function priorityOf(level: number): string {
 function destination(stream: LogStream | undefined): DestinationStream {
   if (stream !== undefined) return stream.isTTY === true ? readable(stream) : stream;
   if (isatty(STDOUT_FD)) return readable(process.stdout);
-  // Asynchronous, so that a stuck log reader does not stall the main thread; pino flushes it when the process exits.
-  return pino.destination({ fd: STDOUT_FD, sync: false, maxLength: PENDING_BYTES_MAX });
+  return new Stdout();
+}
+
+/**
+ * Asynchronous, so that a stuck log reader does not stall the main thread; pino flushes it when the process exits. A disk that
+ * is full is no reason to stop: what waits is tried again with the next line. It is not flushed then, which sonic-boom would
+ * try for ever.
+ */
+class Stdout implements DestinationStream {
+  readonly #stream: ReturnType<typeof pino.destination>;
+  #fails = false;
+
+  constructor() {
+    // Before pino's own, which flushes.
+    process.once("exit", () => {
+      if (this.#fails) this.#stream.destroy();
+    });
+    this.#stream = pino.destination({ fd: STDOUT_FD, sync: false, maxLength: PENDING_BYTES_MAX });
+    this.#stream.on("error", () => {
+      this.#fails = true;
+    });
+    this.#stream.on("drain", () => {
+      this.#fails = false;
+    });
+  }
+
+  write(line: string): void {
+    this.#stream.write(line);
+  }
+
+  flushSync(): void {
+    if (!this.#fails) this.#stream.flushSync();
+  }
 }
 
 /** Formats in-process and writes at once: pino-pretty's own stream would lose the last lines before an exit. */
