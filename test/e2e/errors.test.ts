@@ -57,7 +57,7 @@ const INVALID: readonly (readonly [what: string, request: RegisterRequest, messa
   ["an event twice", { ...NAMED, events: [{ event: "cycles" }, { event: "cycles" }] }, /^events\[1\].*twice/],
   ["both rates", { ...NAMED, events: [{ frequencyHz: 99, period: 1000 }] }, /^events\[0\].*frequency_hz.*period/],
   ["a rate beyond reason", { ...NAMED, events: [{ frequencyHz: 4_000_000_000 }] }, /^events\[0\].*frequency_hz/],
-  ["too many events", { ...NAMED, events: Array.from({ length: 17 }, () => ({})) }, /^events: 17 .*at most 16/],
+  ["too many events", { ...NAMED, events: Array.from({ length: 64 }, () => ({})) }, /^events: 64 .*at most 63/],
   ["no name", { ...NAMED, name: "" }, /^name: empty/],
   ["a name too long", { ...NAMED, name: "é".repeat(32) }, /^name: 64 bytes.*at most 63/],
   ["a name with control characters", { ...NAMED, name: "red\u001b[31m" }, /^name: .*control/],
