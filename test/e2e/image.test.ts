@@ -92,7 +92,10 @@ mount -t tmpfs -o mode=755,uid=${uid},gid=${gid} tmpfs "$0/run/nmid" && exec chr
   }
   const exited = once(child, "exit");
   t.after(async () => {
+    // Whoever changes its user loses the signal that unshare has it sent when it dies itself.
+    const running = daemonBelow(child.pid as number);
     child.kill("SIGKILL");
+    if (running !== undefined) process.kill(running, "SIGKILL");
     await exited;
   });
   const pid = await poll("nmid in the image", () => {
