@@ -69,6 +69,7 @@ const NS_PER_MS = 1e6;
 export interface Daemon {
   /** Where tests inject faults. */
   readonly host: DispatcherHost;
+  readonly liveness: LivenessWatch;
   /** As bound. */
   readonly listen: readonly string[];
   /** HOST:PORT as bound; empty when no metrics are served. */
@@ -480,6 +481,7 @@ async function start(
   const serving = fallbackReason === null ? source.description : `${source.description} (NO LIVE SAMPLES)`;
   return {
     host,
+    liveness,
     listen: server.addresses,
     metrics: addresses.metrics,
     status: () => `${serving}, ${count(broker.handlers.length, "handler")}, on ${server.addresses.join(" ")}`,

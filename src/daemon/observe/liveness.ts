@@ -1,7 +1,7 @@
 /**
  * Whether the dispatchers live: each is sent a question and must come round to answer it. A dispatcher that sleeps with
- * nothing to drain is woken by it and answers; one that hangs, or is stopped, does not. Asked by probes, scrapes and the
- * daemon's housekeeping: nothing here runs by itself.
+ * nothing to drain is woken by it and answers; one that hangs, or is stopped, does not. Asked by probes, scrapes, the
+ * service manager's watchdog and the daemon's housekeeping: nothing here runs by itself.
  */
 import type { NsClock } from "../clock.js";
 
@@ -16,7 +16,7 @@ export interface AskedThread {
 export interface Liveness {
   /** By dispatcher, in seconds: see AskedThread.unansweredNs. */
   readonly unansweredSeconds: readonly number[];
-  /** Those that have not answered for DISPATCHER_STALLED_SECONDS. */
+  /** Those that have not answered for DISPATCHER_STALLED_SECONDS, or for as long as `expectWithin` says. */
   readonly stalled: readonly number[];
 }
 
@@ -36,11 +36,17 @@ export class LivenessWatch {
   /** Since when, by dispatcher. */
   readonly #stalledSinceNs = new Map<number, number>();
   readonly #now: NsClock;
+  #stalledSeconds = DISPATCHER_STALLED_SECONDS;
 
   constructor(threads: readonly AskedThread[], now: NsClock, log: LivenessLog) {
     this.#threads = threads;
     this.#now = now;
     this.#log = log;
+  }
+
+  /** Somebody acts on silence sooner than that: it is told, and logged, from `seconds` on. */
+  expectWithin(seconds: number): void {
+    this.#stalledSeconds = Math.min(this.#stalledSeconds, seconds);
   }
 
   /** Asks every dispatcher that owes no answer yet, says what is known by now, and logs what has changed. */
@@ -55,14 +61,19 @@ export class LivenessWatch {
     const waited = new Promise<void>((resolve) => {
       timer = setTimeout(resolve, waitMs);
     });
-    await Promise.race([Promise.all(this.#threads.map((thread) => thread.ask())), waited]);
+    await Promise.race([this.answered(), waited]);
     clearTimeout(timer);
     return this.#read();
   }
 
+  /** Asks likewise; resolves when every dispatcher has answered, however long that takes. */
+  async answered(): Promise<void> {
+    await Promise.all(this.#threads.map((thread) => thread.ask()));
+  }
+
   #read(): Liveness {
     const unansweredSeconds = this.#threads.map((thread) => thread.unansweredNs / NS_PER_SECOND);
-    const stalled = unansweredSeconds.flatMap((seconds, d) => (seconds >= DISPATCHER_STALLED_SECONDS ? [d] : []));
+    const stalled = unansweredSeconds.flatMap((seconds, d) => (seconds >= this.#stalledSeconds ? [d] : []));
     this.#note(unansweredSeconds, stalled);
     return { unansweredSeconds, stalled };
   }

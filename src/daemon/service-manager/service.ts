@@ -46,11 +46,8 @@ export class Service {
     if (intervalMs !== null) {
       this.#watchdog = new Watchdog({
         intervalMs,
-        probes: daemon.host.threads.map((thread) => () => thread.tell({ kind: "drain" })),
+        liveness: daemon.liveness,
         feed: () => this.#notifier.alive(reloader.status),
-        onLate: (dispatcher) =>
-          log.error({ dispatcher }, "dispatcher does not answer: the service manager's watchdog is not fed"),
-        onBack: (dispatcher, lateMs) => log.warn({ dispatcher, ms: Math.round(lateMs) }, "dispatcher answers again"),
       });
       this.#watchdog.start();
     }
