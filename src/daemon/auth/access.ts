@@ -26,7 +26,7 @@ export class Access {
   readonly visibility: Visibility | null;
   readonly #rule: Rule | null;
   readonly #policy: string;
-  readonly #rpc: string;
+  readonly rpc: string;
   readonly #audit: Audit;
 
   /** `policy` is where the rule is from, `rpc` the method's name. */
@@ -37,7 +37,7 @@ export class Access {
     this.visibility = rule === null ? null : visibilityOf(rule.rights, peer);
     this.#rule = rule;
     this.#policy = policy;
-    this.#rpc = rpc;
+    this.rpc = rpc;
     this.#audit = audit;
   }
 
@@ -50,7 +50,7 @@ export class Access {
   /** Writes down a decision against the peer. */
   note(what: string, code: BrokerErrorCode = "PERMISSION_DENIED"): void {
     const rule = this.#rule?.name ?? null;
-    this.#audit({ audit: true, peer: describePeer(this.peer), rpc: this.#rpc, rule, code, reason: what });
+    this.#audit({ audit: true, peer: describePeer(this.peer), rpc: this.rpc, rule, code, reason: what });
   }
 
   /** Throws unless some rule speaks of the peer. */

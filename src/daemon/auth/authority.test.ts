@@ -77,10 +77,23 @@ describe("the authority", () => {
     assert.equal(authority.access(USER, "").rights.administer, true);
   });
 
-  it("takes no policy that anybody can write", (t) => {
+  it("tells calls that last of another policy, as long as they do", (t) => {
+    const { authority, path } = open(t, EVERYBODY);
+    const told: string[] = [];
+    const unwatch = authority.watch(() => told.push(authority.source));
+    authority.prepare({ policy: null })();
+    unwatch();
+    authority.prepare({ policy: path })();
+    assert.deepEqual(told, ["the default policy"]);
+  });
+
+  it("takes no policy that others than its owner can write", (t) => {
     const { common, path } = open(t, EVERYBODY);
-    chmodSync(path, 0o666);
-    assert.throws(() => new Authority({ ...common, path }), /mode 666: only root or the daemon's user may own it/);
+    for (const mode of [0o666, 0o602, 0o660]) {
+      chmodSync(path, mode);
+      const told = new RegExp(`mode ${mode.toString(8)}: only root or the daemon's user may own it`);
+      assert.throws(() => new Authority({ ...common, path }), told);
+    }
   });
 });
 

@@ -19,10 +19,12 @@ export interface AuthorityOptions {
   readonly onChange?: () => void;
 }
 
-const WRITABLE_BY_OTHERS = 0o002;
+/** Group included: whoever writes the policy may do everything. */
+const WRITABLE_BY_OTHERS = 0o022;
 
 export class Authority {
   readonly #options: AuthorityOptions;
+  readonly #watchers = new Set<() => void>();
   #policy: Policy;
 
   /** Throws PolicyError. */
@@ -42,7 +44,14 @@ export class Authority {
     return () => {
       this.#policy = policy;
       this.#options.onChange?.();
+      for (const watcher of [...this.#watchers]) watcher();
     };
+  }
+
+  /** For calls that last: `watcher` is called when another policy has come into force, until what is returned is called. */
+  watch(watcher: () => void): () => void {
+    this.#watchers.add(watcher);
+    return () => void this.#watchers.delete(watcher);
   }
 
   /** Whose call it is and what that peer may; throws BrokerError UNAUTHENTICATED where nobody can say. */

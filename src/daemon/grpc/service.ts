@@ -135,18 +135,44 @@ async function deregister(parts: ServiceParts, request: DeregisterRequestMessage
 function subscribe(parts: ServiceParts, call: SubscribeCall): void {
   const stream = parts.streams.open(call);
   try {
-    checkSubscribe(parts, call);
-    const handler = parts.broker.subscribe(call.request.handler_id, stream);
-    if (handler !== null) stream.onBroken(() => parts.broker.streamBroken(handler));
+    const { handler_id } = call.request;
+    const access = enter(parts, call, "Subscribe");
+    checkSubscribe(parts, access, handler_id);
+    const handler = parts.broker.subscribe(handler_id, stream);
+    if (handler === null) return;
+    stream.onBroken(() => parts.broker.streamBroken(handler));
+    whilePermitted(parts, call, access, (now) => {
+      // One that is being removed gets its end, and nothing new.
+      if (handler.removal === null) checkSubscribe(parts, now, handler_id);
+    });
   } catch (error) {
     call.emit("error", toCallError(error, parts.onFault));
   }
 }
 
+/**
+ * Ends a call that lasts when a policy comes into force under which `check` throws, or that does not speak of its peer.
+ * Its peer is who it was when it connected.
+ */
+function whilePermitted(
+  { authority, onFault }: ServiceParts,
+  call: ServerWritableStream<unknown, unknown>,
+  { peer, rpc }: Access,
+  check: (access: Access) => void,
+): void {
+  const unwatch = authority.watch(() => {
+    try {
+      check(authority.access(peer, rpc));
+    } catch (error) {
+      unwatch();
+      call.emit("error", toCallError(error, onFault));
+    }
+  });
+  for (const over of ["cancelled", "error", "finish"]) call.once(over, unwatch);
+}
+
 /** Rights may have changed since the handler was registered, and processes of one user may have different groups. */
-function checkSubscribe(parts: ServiceParts, call: SubscribeCall): void {
-  const access = enter(parts, call, "Subscribe");
-  const { handler_id } = call.request;
+function checkSubscribe(parts: ServiceParts, access: Access, handler_id: number): void {
   const handler = parts.broker.whoseIs(handler_id);
   if (!access.owns(handler) && !access.rights.administer) {
     access.deny(`handler_id: ${handler_id} is not a handler of ${access.principal}: only those may be subscribed to`);
@@ -190,6 +216,10 @@ function watchHandlers(parts: ServiceParts, call: ServerWritableStream<unknown, 
     broker.off("changed", onChange);
     broker.off("stopped", onStopped);
   };
+  whilePermitted(parts, call, access, (now) => {
+    now.requireRule();
+    access = now;
+  });
   call.on("cancelled", stop);
   call.on("error", stop);
   call.on("finish", stop);
