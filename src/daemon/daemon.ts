@@ -1,16 +1,6 @@
 /** Composition: builds the daemon from its parts, in order, and takes it down in the opposite one. */
-import { readFileSync } from "node:fs";
-import { viewMemory } from "../pmu/ffi.js";
 import type { RingDescriptor } from "../pmu/source.js";
 import { liveCpuTree, readTopology, UNKNOWN_TOPOLOGY } from "../pmu/topology.js";
-import { adoptSlots, highestGeneration } from "../registry/adopt.js";
-import { SlotCounters } from "../registry/counters.js";
-import { tableLayout } from "../registry/layout.js";
-import { formatTable, HandlerTable, REMOVAL_LOOKS } from "../registry/table.js";
-import { AtomicWords } from "../registry/words.js";
-import { Authority } from "./auth/authority.js";
-import { peerOf } from "./auth/peer.js";
-import { revokeHandlers } from "./auth/revoke.js";
 import { type ArmedEvent, ArmedEvents } from "./broker/armed-events.js";
 import { BooksAudit } from "./broker/audit.js";
 import { Broker } from "./broker/broker.js";
@@ -19,7 +9,6 @@ import { KernelLossWatch } from "./broker/kernel-loss.js";
 import { MachineWatch } from "./broker/machine-watch.js";
 import { OverloadControl } from "./broker/overload.js";
 import { rateText } from "./broker/rates.js";
-import { handleOf } from "./broker/registration.js";
 import { SettingsWatch } from "./broker/settings-watch.js";
 import { Tally } from "./broker/tally.js";
 import { TaskTracking } from "./broker/task-tracking.js";
@@ -36,33 +25,22 @@ import { DispatcherHost } from "./dispatch/host.js";
 import { liveCpuState, planPinning } from "./dispatch/pinning.js";
 import { SharedMemory } from "./dispatch/shared-memory.js";
 import { DISPATCHER_STAT, EVENT_STAT } from "./dispatch/stats.js";
-import { CallStreams } from "./grpc/call-stream.js";
 import { FramePool } from "./grpc/frame-pool.js";
-import { listeningSocket, type PassedSocket, passedFds } from "./grpc/listen-fds.js";
-import { NO_CONNECTIONS, startGrpcServer } from "./grpc/server.js";
-import { brokerImplementation } from "./grpc/service.js";
-import { type CollectParts, collect, eventCounters, handlerSnapshot } from "./observe/collect.js";
-import { type DaemonPhase, Health } from "./observe/health.js";
+import { eventCounters } from "./observe/collect.js";
 import { HISTOGRAM_WORDS, LatencyHistogram } from "./observe/histogram.js";
-import { startMetricsServer } from "./observe/http.js";
 import { LivenessWatch } from "./observe/liveness.js";
 import type { Logger } from "./observe/log.js";
-import { createMetrics } from "./observe/metrics.js";
 import { SlowDispatchWatch } from "./observe/slow-dispatch.js";
-import type { ConnectionsSnapshot } from "./observe/snapshot.js";
+import { openTable } from "./open-table.js";
 import { RuntimeDir } from "./runtime-dir.js";
-import { BooksFile, booksFileBytes } from "./state/books-file.js";
+import { serve } from "./serve.js";
 import { HandlerRecords, NO_RECORDS } from "./state/records.js";
-import { type Recovery, recover } from "./state/recover.js";
-import { STATE_VERSION } from "./state/saved-handler.js";
-import { type Report, StateFiles } from "./state/state-files.js";
+import { Undo } from "./undo.js";
 
 /** Streams get this long to take what is left and their end, when the daemon stops. */
 const STOP_STREAMS_MS = 3000;
 /** Nobody counts while handlers are left to the next daemon: who keeps up has taken what is left in a fraction of this. */
 const SUSPEND_STREAMS_MS = 1000;
-const STOP_SERVER_MS = 1000;
-const BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id";
 const HOUSEKEEPING_MS = 1000;
 const NS_PER_MS = 1e6;
 
@@ -84,19 +62,6 @@ export interface Daemon {
 
 export interface StopOptions {
   readonly keep: boolean;
-}
-
-/** Undone in reverse, also when the start fails half-way. */
-class Undo {
-  readonly #steps: (() => void | Promise<void>)[] = [];
-
-  push(step: () => void | Promise<void>): void {
-    this.#steps.push(step);
-  }
-
-  async run(): Promise<void> {
-    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop()) await step();
-  }
 }
 
 /** Throws PmuError, RuntimeDirError, PinningError, ListenError or MetricsListenError: each says what to do. `onFatal` ends the daemon. */
@@ -141,38 +106,9 @@ async function start(
   undo.push(() => source.close());
 
   const { capacity, dispatchers } = config;
-  const { bytes } = tableLayout(capacity, dispatchers);
-  const bootId = readFileSync(BOOT_ID_FILE, "utf8").trim();
-  const warn = (message: string, fields: Record<string, unknown>): void => log.warn(fields, message);
-  const stateFiles = new StateFiles(runtimeDir.stateDir(), warn);
-  // Before the files that it reads are replaced.
-  const recovery = recoverFrom(runtimeDir, stateFiles, bootId, warn);
-  const { generationFloor } = recovery;
-  const recovered = config.restart === "keep" ? recovery.handlers : [];
-  if (config.restart === "end") for (const { saved } of recovery.handlers) stateFiles.removeHandler(saved.slot);
-  stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor });
-  const tableFile = runtimeDir.createTable(bytes);
-  undo.push(() => tableFile.close());
-  const memory = viewMemory(tableFile.address, bytes);
-  const layout = formatTable(memory, { capacity, dispatchers, daemonPid: process.pid, startedAt: Date.now() / 1000 });
-  const held = recovered.map(handleOf).filter(({ slot }) => slot < capacity);
-  adoptSlots(memory, layout, held, generationFloor);
-  undo.push(() => {
-    const highest = Math.max(generationFloor, highestGeneration(memory, layout));
-    try {
-      stateFiles.writeDaemon({ version: STATE_VERSION, bootId, generationFloor: highest });
-    } catch (error) {
-      log.error({ err: error }, "the next daemon cannot be told which ids were given out");
-    }
-  });
-  const booksBytes = booksFileBytes(capacity);
-  const booksMapped = runtimeDir.createBooks(booksBytes);
-  undo.push(() => booksMapped.close());
-  const booksFile = BooksFile.format(viewMemory(booksMapped.address, booksBytes), capacity);
   const shared = new SharedMemory(capacity, dispatchers);
-  const words = new AtomicWords(memory);
-  const table = new HandlerTable(memory, layout, shared.removalBell(), words, REMOVAL_LOOKS, generationFloor);
-  const counters = new SlotCounters(memory, layout);
+  const opened = openTable(config, runtimeDir, shared, log, undo);
+  const { table, counters, booksFile } = opened;
 
   const shortfall = memoryShortfall(config, config.limits.memoryMaxBytes);
   if (shortfall !== null) log.warn(shortfall);
@@ -190,8 +126,8 @@ async function start(
   const near = shares.map((cpus) => (isThisMachine ? cpus : []));
   const ringOf = new Map(source.rings.map((ring) => [ring.cpu, ring]));
   const host: DispatcherHost = new DispatcherHost({
-    tableAddress: tableFile.address,
-    tableBytes: bytes,
+    tableAddress: opened.address,
+    tableBytes: opened.bytes,
     capacity,
     segmentBytes: memoryPlan.segmentBytes,
     rings: shares.map((cpus) => cpus.map((cpu) => ringOf.get(cpu) as RingDescriptor)),
@@ -309,8 +245,8 @@ async function start(
   const records =
     config.restart === "end"
       ? NO_RECORDS
-      : new HandlerRecords(stateFiles, booksFile, {
-          bootId,
+      : new HandlerRecords(opened.stateFiles, booksFile, {
+          bootId: opened.bootId,
           source,
           now,
           report: (message, fields) => log.error(fields, message),
@@ -353,165 +289,52 @@ async function start(
   const delivering = deliver(broker, host, shared.deliveryBell());
   undo.push(() => delivering.stop());
 
-  let connections = (): ConnectionsSnapshot => NO_CONNECTIONS;
-  const parts: CollectParts = {
-    version,
-    source,
-    fallbackReason,
-    table,
-    counters,
-    host,
-    armedEvents,
-    broker,
-    tally,
-    auxBytes,
-    taskTracking,
-    audit,
-    slowDispatches,
-    overload,
-    cpuWatch,
-    settingsWatch,
-    removalWait,
-    dispatchToStream,
-    sampleToStream,
-    budgets,
-    connections: () => connections(),
-    startedNs,
-    now,
-  };
-  const snapshot = () => collect(parts);
   await host.started();
   const stopBroker = (): Promise<void> =>
     stopping.keep ? broker.suspend(SUSPEND_STREAMS_MS) : broker.stop(STOP_STREAMS_MS);
   undo.push(stopBroker);
-  const onFault = (error: Error): void => log.error({ err: error }, "internal error");
-  const authority: Authority = new Authority({
-    path: config.policy,
-    insecure: config.insecure,
-    audit: (record) => log.warn(record, "request denied"),
-    peerOf,
-    onChange: () => void revokeHandlers(broker, authority).catch(onFault),
-  });
-  live.onReload(authority);
-  if (recovered.length > 0) {
-    const { gapNsMax, ...counts } = await broker.restore(recovered);
-    const restored = { ...counts, gap_ms_max: Math.round(gapNsMax / NS_PER_MS), killed: recovery.wasKilled };
-    log.info(restored, "handlers of the daemon before this one");
-    // The policy may be another by now.
-    await revokeHandlers(broker, authority);
-  }
-  let phase: DaemonPhase = "starting";
-  const health = new Health({
-    liveness,
-    source,
-    fallbackReason,
-    armed: () => armedEvents.all.length,
-    phase: () => phase,
-    now,
-  });
-  const scraped = createMetrics(() => {
-    liveness.look();
-    return snapshot();
-  }, now);
-  const metrics = config.metrics === null ? null : await startMetricsServer(config.metrics, scraped, health, log);
-  if (metrics !== null) undo.push(() => metrics.close());
-  const addresses = { listen: [] as readonly string[], metrics: metrics?.address ?? "" };
-  const implementation = brokerImplementation({
-    authority,
-    broker,
-    source,
-    snapshot,
-    snapshotHandler: (handler) => handlerSnapshot(handler, parts),
-    addresses: () => addresses,
-    runtimeDir: config.runtimeDir,
-    streams: new CallStreams({
-      frames,
-      onFallback: (problem) =>
-        log.warn({ problem }, "grpc-js is not as expected: samples are sent through it, which is slower"),
-    }),
-    onFault,
-  });
-  const server = await startGrpcServer({
-    ...config,
-    passed: passedSockets(log),
-    implementation,
-    mayReflect: (call, rpc) => authority.identify(call, rpc).requireRule(),
-    onFault,
-    messageMaxBytes: config.limits.messageMaxBytes,
-    limits: config.connectionLimits,
-    now,
-    log: (level, fields, message) => log[level](fields, message),
-  });
-  addresses.listen = server.addresses;
-  connections = () => server.stats();
-  undo.push(() => server.close(STOP_SERVER_MS));
-  // Before the server closes; the other time is for a server that could not be had.
-  undo.push(stopBroker);
-  phase = "serving";
-  undo.push(() => {
-    phase = "stopping";
-  });
-
-  if (dispatchers > ringCpus.length) {
+  const idle = dispatchers - ringCpus.length;
+  if (idle > 0) {
     log.warn(
       { dispatchers, rings: ringCpus.length },
-      `dispatchers: ${dispatchers - ringCpus.length} of ${dispatchers} have no ring to drain; there is one ring a CPU`,
+      `dispatchers: ${idle} of ${dispatchers} have no ring to drain; there is one ring a CPU`,
     );
   }
-  if (fallbackReason !== null) {
-    log.warn({ reason: fallbackReason }, "NO LIVE SAMPLES: the kernel refused; serving a recording instead");
-  }
-  for (const warning of source.warnings ?? []) log.warn({ source: source.description }, warning);
-  log.info(
-    {
-      source: source.description,
-      fallback: fallbackReason !== null,
-      listen: server.addresses,
-      metrics: addresses.metrics,
-    },
-    "ready",
-  );
-  live.onReload({
-    prepare:
-      ({ logLevel }) =>
-      () => {
-        log.level = logLevel;
-      },
-  });
-  const serving = fallbackReason === null ? source.description : `${source.description} (NO LIVE SAMPLES)`;
-  return {
-    host,
+  const serving = await serve({
+    config,
+    live,
+    log,
+    undo,
+    stopBroker,
     liveness,
-    listen: server.addresses,
-    metrics: addresses.metrics,
-    status: () => `${serving}, ${count(broker.handlers.length, "handler")}, on ${server.addresses.join(" ")}`,
-    reload: (fresh) => live.reload(fresh),
-  };
-}
-
-function count(number: number, what: string): string {
-  return `${number} ${what}${number === 1 ? "" : "s"}`;
-}
-
-/** What systemd has opened for this process, once: whom this one starts has nothing of it. */
-function passedSockets(log: Logger): PassedSocket[] {
-  const passed = passedFds(process.env, process.pid);
-  for (const name of ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]) delete process.env[name];
-  return passed.flatMap((fd) => {
-    const socket = listeningSocket(fd);
-    if (socket === null) log.info(fd, "passed by the service manager, and no socket to listen on");
-    return socket ?? [];
+    frames,
+    opened,
+    counted: {
+      version,
+      source,
+      fallbackReason,
+      table,
+      counters,
+      host,
+      armedEvents,
+      broker,
+      tally,
+      auxBytes,
+      taskTracking,
+      audit,
+      slowDispatches,
+      overload,
+      cpuWatch,
+      settingsWatch,
+      removalWait,
+      dispatchToStream,
+      sampleToStream,
+      budgets,
+      startedNs,
+      now,
+    },
   });
-}
-
-function recoverFrom(runtimeDir: RuntimeDir, files: StateFiles, bootId: string, report: Report): Recovery {
-  const left = runtimeDir.openLeft();
-  try {
-    return recover(files, { table: left.table?.memory ?? null, books: left.books?.memory ?? null }, bootId, report);
-  } finally {
-    left.table?.close();
-    left.books?.close();
-  }
+  return { host, liveness, ...serving, reload: (fresh) => live.reload(fresh) };
 }
 
 /** Sleeps on the bell; wakes each handler whose outbox has something. */
