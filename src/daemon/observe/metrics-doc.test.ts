@@ -5,7 +5,11 @@
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { COUNTERS, type Family, GAUGES, HISTOGRAMS } from "./families.js";
+import { LOSS_REASONS } from "../../registry/layout.js";
+import { REFUSAL_REASONS } from "../grpc/refusals.js";
+import { COUNTERS } from "./counters.js";
+import type { Family } from "./family.js";
+import { GAUGES, HISTOGRAMS } from "./gauges.js";
 
 const DOC = new URL("../../../../docs/metrics.md", import.meta.url);
 
@@ -38,4 +42,21 @@ test("docs/metrics.md lists every family as it is exported", () => {
     [],
     `exported no more; ${remedy}`,
   );
+});
+
+test("a reason that a label may have is explained in the help", () => {
+  const help = (of: string): string => COUNTERS.find(({ name }) => name === of)?.help ?? "";
+  const isBooked = (reason: string): boolean => reason !== "LOSS_REASON_UNSPECIFIED" && reason !== "KERNEL";
+  for (const [family, reasons] of [
+    ["nmid_lost_samples_total", LOSS_REASONS.filter(isBooked)],
+    ["nmid_handler_lost_samples_total", LOSS_REASONS.filter(isBooked)],
+    ["nmid_refused_total", REFUSAL_REASONS],
+  ] as const) {
+    const words = help(family).split(/[^A-Za-z_]+/);
+    assert.deepEqual(
+      reasons.filter((reason) => !words.includes(reason)),
+      [],
+      family,
+    );
+  }
 });

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
+import { COUNTERS } from "./counters.js";
 import { type ParsedFamily, parseExposition } from "./exposition.test-support.js";
-import { COUNTERS, GAUGES, HISTOGRAMS } from "./families.js";
+import { GAUGES, HISTOGRAMS } from "./gauges.js";
 import { HISTOGRAM_WORDS, LatencyHistogram, snapshotHistograms } from "./histogram.js";
 import { createMetrics } from "./metrics.js";
-import type { DispatcherSnapshot, EventSnapshot, HandlerSnapshot, Snapshot } from "./snapshot.js";
+import type { DispatcherSnapshot, Snapshot } from "./snapshot.js";
+import { eventWith, handlerWith } from "./snapshot.test-support.js";
 
 const HOSTILE = 'a"b\\c\nd{e="f"} 1\n# TYPE x gauge\u0000\u001b[31m\r é';
 const REASONS = [
@@ -23,49 +25,6 @@ function histogramOf(...ns: number[]) {
   const histogram = new LatencyHistogram(words);
   for (const value of ns) histogram.record(value);
   return snapshotHistograms([words]);
-}
-
-function handler(handlerId: number, change: Partial<HandlerSnapshot> = {}): HandlerSnapshot {
-  return {
-    handlerId,
-    name: `handler-${handlerId}`,
-    state: "ACTIVE",
-    matched: 10,
-    delivered: 7,
-    lost: 3,
-    losses: [{ reason: "QUEUE_FULL", count: 3 }],
-    queueBytes: 100,
-    queueMaxBytes: 1000,
-    subscribed: true,
-    leaseRemainingMs: 0,
-    dispatches: 2,
-    longestDispatchNs: 1_500,
-    dispatchTime: { bounds: [1e-6, 2e-6], counts: [1, 1, 0], sum: 2.5e-6 },
-    ...change,
-  };
-}
-
-function event(name: string, change: Partial<EventSnapshot> = {}): EventSnapshot {
-  return {
-    name,
-    frequencyHz: 997,
-    period: 0,
-    loweredFrequencyHz: 0,
-    loweredPeriod: 0,
-    loweredRatio: 1,
-    loweredByKernel: false,
-    refused: "",
-    handlers: 1,
-    samples: 1000,
-    unclaimed: 5,
-    kernelLost: 6,
-    produced: null,
-    throttled: 7,
-    unthrottled: 8,
-    timeEnabledSeconds: 4,
-    timeRunningSeconds: 3,
-    ...change,
-  };
 }
 
 function dispatcher(index: number, change: Partial<DispatcherSnapshot> = {}): DispatcherSnapshot {
@@ -116,8 +75,8 @@ function snapshotWith(change: Partial<Snapshot> = {}): Snapshot {
     overload: { overloaded: false, reason: "", sinceSeconds: 0, episodes: 2, dispatchers: [], kernelLost: 0 },
     cpus: { watched: [0, 1, 5], changes: [], counts: { GONE: 2, COME: 1, BACK: 3 } },
     kernelSettings: { paranoid: 2, maxSampleRateHz: 50_000 },
-    events: [event("cpu-clock")],
-    handlers: [handler(1), handler(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],
+    events: [eventWith("cpu-clock")],
+    handlers: [handlerWith(1), handlerWith(2, { name: HOSTILE, state: "DRAINING", subscribed: false })],
     totals: {
       samples: 5000,
       unclaimed: 50,
@@ -248,8 +207,8 @@ test("an overload shows, with what it does to rates", async () => {
     snapshotWith({
       overload: { ...overload, overloaded: true, episodes: 3, dispatchers: [1] },
       events: [
-        event("cpu-clock", { frequencyHz: 1000, loweredFrequencyHz: 250, loweredRatio: 0.25 }),
-        event("cycles", { frequencyHz: 0, period: 500, loweredPeriod: 1000, loweredRatio: 0.5 }),
+        eventWith("cpu-clock", { frequencyHz: 1000, loweredFrequencyHz: 250, loweredRatio: 0.25 }),
+        eventWith("cycles", { frequencyHz: 0, period: 500, loweredPeriod: 1000, loweredRatio: 0.5 }),
       ],
     }),
   );
@@ -349,7 +308,7 @@ test("what has gone from the snapshot goes from the metrics; totals stay", async
   });
   assert.equal(taken, 0);
   await metrics.render();
-  snapshot = snapshotWith({ handlers: [handler(2)], events: [] });
+  snapshot = snapshotWith({ handlers: [handlerWith(2)], events: [] });
   const all = parseExposition(await metrics.render());
   assert.equal(taken, 2, "one snapshot a scrape");
   assert.equal(all.get("nmid_handler_matched_samples_total")?.samples.length, 1);

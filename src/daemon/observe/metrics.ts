@@ -1,7 +1,9 @@
 /** Prometheus metrics, computed at scrape time from a snapshot. Nothing here is touched between scrapes. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import { monotonicClock, type NsClock } from "../clock.js";
-import { COUNTERS, type Family, GAUGES, HISTOGRAMS, type Labels, type View } from "./families.js";
+import { COUNTERS } from "./counters.js";
+import type { Family, Labels, View } from "./family.js";
+import { GAUGES, HISTOGRAMS } from "./gauges.js";
 import { EventSeries, HandlerSeries } from "./series.js";
 import type { HistogramSnapshot, Snapshot } from "./snapshot.js";
 

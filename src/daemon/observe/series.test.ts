@@ -3,50 +3,17 @@ import { test } from "node:test";
 import { OTHERS } from "./cardinality.js";
 import { EVENT_NAMES_MAX, EventSeries, HANDLER_NAMES_MAX, type HandlerRow, HandlerSeries } from "./series.js";
 import type { EventSnapshot, HandlerSnapshot } from "./snapshot.js";
+import { eventWith, handlerWith } from "./snapshot.test-support.js";
 
 const HOUR_NS = 3_600e9;
 
 function handler(handlerId: number, name = `handler-${handlerId}`, change: Partial<HandlerSnapshot> = {}) {
-  return {
-    handlerId,
-    name,
-    state: "ACTIVE",
-    matched: 10,
-    delivered: 7,
-    lost: 3,
-    losses: [{ reason: "QUEUE_FULL", count: 3 }],
-    queueBytes: 100,
-    queueMaxBytes: 1000,
-    subscribed: true,
-    leaseRemainingMs: 0,
-    dispatches: 2,
-    longestDispatchNs: 1_500,
-    dispatchTime: { bounds: [1e-6, 2e-6], counts: [1, 1, 0], sum: 2.5 },
-    ...change,
-  } satisfies HandlerSnapshot;
+  const dispatchTime = { bounds: [1e-6, 2e-6], counts: [1, 1, 0], sum: 2.5 };
+  return handlerWith(handlerId, { name, dispatchTime, ...change });
 }
 
 function event(name: string, samples = 100, change: Partial<EventSnapshot> = {}): EventSnapshot {
-  return {
-    name,
-    frequencyHz: 997,
-    period: 0,
-    loweredFrequencyHz: 0,
-    loweredPeriod: 0,
-    loweredRatio: 1,
-    loweredByKernel: false,
-    refused: "",
-    handlers: 1,
-    samples,
-    unclaimed: 5,
-    kernelLost: 6,
-    produced: null,
-    throttled: 7,
-    unthrottled: 8,
-    timeEnabledSeconds: 4,
-    timeRunningSeconds: 3,
-    ...change,
-  };
+  return eventWith(name, { samples, ...change });
 }
 
 function many(count: number, from = 1): HandlerSnapshot[] {
