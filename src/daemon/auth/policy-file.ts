@@ -125,8 +125,7 @@ type Issue = z.core.$ZodIssue;
 /** Of a union whose parts all fail, that part is meant which got furthest. */
 function issueLines(issue: Issue): string[] {
   if (issue.code === "invalid_union") {
-    const inner = issue.errors.flat().filter(({ path }) => path.length > 0 || path.length === 0);
-    const deep = inner.filter(({ path, code }) => path.length > 0 || code === "unrecognized_keys");
+    const deep = issue.errors.flat().filter(({ path, code }) => path.length > 0 || code === "unrecognized_keys");
     if (deep.length > 0) return deep.flatMap((part) => issueLines({ ...part, path: [...issue.path, ...part.path] }));
   }
   return [`${pathText(issue.path)}: ${issue.message}.`];
