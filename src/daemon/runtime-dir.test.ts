@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import {
+  chmodSync,
   chownSync,
   existsSync,
   lstatSync,
+  mkdirSync,
   mkdtempSync,
   readFileSync,
   readlinkSync,
@@ -54,6 +56,36 @@ describe("RuntimeDir", () => {
     const second = new RuntimeDir(path);
     assert.throws(() => new RuntimeDir(path), RuntimeDirError);
     second.close();
+  });
+
+  it("keeps its state from others, and takes none of theirs", (t) => {
+    const path = temporary(t);
+    const state = join(path, "handlers.state");
+    const elsewhere = temporary(t);
+    symlinkSync(elsewhere, state);
+    const dir = new RuntimeDir(path);
+    t.after(() => dir.close());
+    assert.throws(() => dir.stateDir(), /no directory of the daemon's user.*--runtime-dir/);
+    rmSync(state);
+    mkdirSync(state);
+    chmodSync(state, 0o777);
+    assert.equal(dir.stateDir(), state);
+    assert.equal(statSync(state).mode & 0o777, 0o700);
+  });
+
+  it("reads nothing that another user has put there", { skip: process.getuid?.() !== 0 && "not root" }, (t) => {
+    const path = temporary(t);
+    const dir = new RuntimeDir(path);
+    t.after(() => dir.close());
+    writeFileSync(join(path, TABLE), "left");
+    const left = dir.openLeft();
+    assert.notEqual(left.table, null);
+    left.table?.close();
+    chownSync(join(path, TABLE), 12_345, 12_345);
+    assert.deepEqual(dir.openLeft(), { table: null, books: null });
+    mkdirSync(join(path, "handlers.state"));
+    chownSync(join(path, "handlers.state"), 12_345, 12_345);
+    assert.throws(() => dir.stateDir(), /belongs to uid 12345/);
   });
 
   it("can be closed twice without closing somebody else's file", (t) => {

@@ -35,6 +35,7 @@ const STATE_DIR = "handlers.state";
 const LOCK_FILE = "nmid.lock";
 const TABLE_MODE = 0o644;
 const GROUP_READABLE = 0o640;
+const OWNER_ALONE = 0o700;
 
 /** Mapped until close. Idempotent. */
 export interface LeftFile {
@@ -87,15 +88,25 @@ export class RuntimeDir {
     return this.#create(BOOKS_FILE, bytes, 0o600);
   }
 
-  /** The table and the books that a daemon has left that was killed; null each where there is none. */
+  /** The table and the books that a daemon of this user has left that was killed; null each where there is none. */
   openLeft(): { readonly table: LeftFile | null; readonly books: LeftFile | null } {
     return { table: openLeft(join(this.path, TABLE_FILE)), books: openLeft(join(this.path, BOOKS_FILE)) };
   }
 
-  /** Where what must outlive the daemon is kept, by its owner alone. */
+  /**
+   * Where what must outlive the daemon is kept, by its owner alone: it says whose handlers are whose. Throws RuntimeDirError
+   * where somebody else has made it, which a directory that anybody can write to allows.
+   */
   stateDir(): string {
     const path = join(this.path, STATE_DIR);
-    mkdirSync(path, { recursive: true, mode: 0o700 });
+    mkdirSync(path, { recursive: true, mode: OWNER_ALONE });
+    const stat = lstatSync(path);
+    if (!stat.isDirectory() || stat.uid !== process.geteuid?.()) {
+      throw new RuntimeDirError(
+        `${path} is no directory of the daemon's user, but belongs to uid ${stat.uid}: remove it, or choose another --runtime-dir.`,
+      );
+    }
+    chmodSync(path, OWNER_ALONE);
     return path;
   }
 
@@ -155,8 +166,9 @@ function openLeft(path: string): LeftFile | null {
     return null;
   }
   try {
-    const bytes = fstatSync(fd).size;
-    if (bytes === 0) return null;
+    const { size: bytes, uid } = fstatSync(fd);
+    // Somebody else's could say anything, and become shorter while it is mapped.
+    if (bytes === 0 || uid !== process.geteuid?.()) return null;
     const address = mapShared(fd, bytes);
     let closed = false;
     return {
