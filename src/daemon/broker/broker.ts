@@ -12,7 +12,6 @@ import { SEES_EVERYTHING, type Visibility } from "../auth/rights.js";
 import type { NsClock } from "../clock.js";
 import type { DaemonLimits } from "../config/config.js";
 import { TIMER_MS_MAX } from "../config/limits.js";
-import type { Books, LossReason } from "../delivery/books.js";
 import type { DeliveryStream } from "../delivery/delivery-options.js";
 import type { FlushPacer, FlushTimes } from "../delivery/flush.js";
 import type { MemoryBudget, StreamMemory } from "../delivery/memory.js";
@@ -25,19 +24,17 @@ import type { ArmedEvents } from "./armed-events.js";
 import type { BooksAudit } from "./audit.js";
 import { booksOf, Departed, tellDeparted } from "./departed.js";
 import { BrokerError } from "./errors.js";
-import type { Handler, Held, RegistrationTerms, RemovalResult } from "./handler.js";
+import { type Handler, type Held, type RegistrationTerms, type RemovalResult, whose } from "./handler.js";
 import type { KernelLossWatch } from "./kernel-loss.js";
+import { Leases } from "./leases.js";
 import type { MachineWatch } from "./machine-watch.js";
 import { resolvedEventMessages } from "./messages.js";
-import { closeHandler, type DeliveryReports, openHandler, taskShape } from "./registration.js";
+import { closeHandler, type DeliveryReports, openHandler } from "./registration.js";
+import { Removals } from "./removal.js";
 import { checkRegister, type HandlerSpec, type RegisterRequestMessage, refusal } from "./request.js";
 import { type RestoreCounts, Restoring } from "./restore.js";
 import type { Tally } from "./tally.js";
 import type { TaskTracking } from "./task-tracking.js";
-
-export type EndReason = "DEREGISTERED" | "SOURCE_ENDED" | "OVERFLOWED" | "DAEMON_STOPPING";
-/** A handler that is suspended goes on in the next daemon. */
-type RemovalReason = EndReason | "SUSPENDED";
 
 /** The dispatchers, as the broker needs them. */
 export interface Dispatchers extends Pick<DispatcherHost, "tellAll"> {
@@ -94,6 +91,8 @@ export class Broker extends EventEmitter<BrokerEvents> {
   readonly #registering = new Set<Promise<Handler>>();
   readonly #reserved = new Set<{ readonly principal: string; readonly queueMaxBytes: number }>();
   readonly #departed = new Departed();
+  readonly #leases: Leases;
+  readonly #removals: Removals;
   #stopping = false;
   #suspending = false;
 
@@ -101,6 +100,13 @@ export class Broker extends EventEmitter<BrokerEvents> {
     super();
     this.setMaxListeners(0);
     this.#parts = parts;
+    this.#leases = new Leases(parts, (handler) => void this.#removals.remove(handler, "DEREGISTERED", "LEASE_EXPIRED"));
+    this.#removals = new Removals(parts, {
+      leases: this.#leases,
+      handlers: () => this.handlers,
+      changed: (handler, kind) => this.emit("changed", handler, kind),
+      forget: (handler) => this.#forget(handler),
+    });
     parts.source.onEnd(() => void this.#sourceEnded());
   }
 
@@ -174,7 +180,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     onCounted();
     this.#byName.set(spec.name, handler);
     table.activate(handler.handle);
-    this.#startLease(handler);
+    this.#leases.start(handler);
     this.#parts.records.registered(handler);
     tally.registrations++;
     log("handler registered", { ...whose(handler), events: spec.events.map((e) => e.name) });
@@ -182,7 +188,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     try {
       await armedEvents.start(handler.armed);
     } catch (error) {
-      await this.#remove(handler, "DEREGISTERED", "DISCARDED");
+      await this.#removals.remove(handler, "DEREGISTERED", "DISCARDED");
       throw error instanceof PmuError ? refusal(error, "events[]") : error;
     }
     return handler;
@@ -210,7 +216,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const { source, fallback } = this.#parts;
     // One that is being removed gets nothing new: a reader that is stuck at its end must not keep a replay from others.
     const first = ![...this.#bySlot.values()].some((other) => other.delivery.subscribed && other.removal === null);
-    this.#endLease(handler);
+    this.#leases.end(handler);
     handler.delivery.attach(stream, {
       started: {
         handler_id: handler.id,
@@ -246,7 +252,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#parts.log(event, { ...whose(handler), lease_ms: spec.leaseMs, ...fields }, level);
     this.#tidyFrames();
     if (removal !== null) return;
-    if (lease === null) this.#startLease(handler);
+    if (lease === null) this.#leases.start(handler);
     this.emit("changed", handler, "CHANGED");
   }
 
@@ -256,7 +262,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     const departed = this.#departed.take(id);
     if (departed !== undefined) return { books: booksOf(departed), waitedNs: 0 };
     const handler = this.#find(id);
-    const removal = this.#remove(handler, "DEREGISTERED", discard ? "DISCARDED" : null);
+    const removal = this.#removals.remove(handler, "DEREGISTERED", discard ? "DISCARDED" : null);
     const asked = timeoutMs === 0 ? this.#parts.limits.deregisterTimeoutDefaultMs : timeoutMs;
     const limit = Math.min(asked, TIMER_MS_MAX);
     let timer: NodeJS.Timeout | undefined;
@@ -285,7 +291,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     // Those on the way find out that they are too late, or are removed with the others.
     await Promise.allSettled(this.#registering);
     const removals = [...this.#bySlot.values()].map((handler) =>
-      this.#remove(handler, "DAEMON_STOPPING", handler.delivery.subscribed ? null : "SHUTDOWN"),
+      this.#removals.remove(handler, "DAEMON_STOPPING", handler.delivery.subscribed ? null : "SHUTDOWN"),
     );
     const timer = setTimeout(() => {
       for (const handler of this.#bySlot.values()) handler.delivery.discard("SHUTDOWN");
@@ -314,7 +320,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
     await Promise.all(
       [...this.#bySlot.values()].map((handler) => {
         if (handler.removal === null) handler.stoppedNs = stoppedNs;
-        return this.#remove(handler, "SUSPENDED", null);
+        return this.#removals.remove(handler, "SUSPENDED", null);
       }),
     );
     clearTimeout(timer);
@@ -331,9 +337,9 @@ export class Broker extends EventEmitter<BrokerEvents> {
         this.#bySlot.set(handler.handle.slot, handler);
         this.#byName.set(handler.spec.name, handler);
         this.#parts.table.activate(handler.handle);
-        this.#startLease(handler, Math.min(leaseEndsNs, this.#parts.now() + handler.spec.leaseMs * NS_PER_MS));
+        this.#leases.start(handler, Math.min(leaseEndsNs, this.#parts.now() + handler.spec.leaseMs * NS_PER_MS));
       },
-      drop: (handler) => this.#remove(handler, "DEREGISTERED", "RESTART"),
+      drop: (handler) => this.#removals.remove(handler, "DEREGISTERED", "RESTART"),
     });
     return restoring.run(handlers);
   }
@@ -344,7 +350,7 @@ export class Broker extends EventEmitter<BrokerEvents> {
       onOverflow: () => {
         const why = "its queue overflowed, and it asked for DISCONNECT";
         this.#parts.log("handler evicted", { ...whose(handler()), why }, "warn");
-        void this.#removeUnattended(handler(), "OVERFLOWED", "DISCONNECTED");
+        void this.#removals.unattended(handler(), "OVERFLOWED", "DISCONNECTED");
       },
       // One stream's fault is not the others'.
       onFault: (error) => this.#streamGone(handler(), "stream failed", { error: error.message }, "warn"),
@@ -368,78 +374,11 @@ export class Broker extends EventEmitter<BrokerEvents> {
     return handler;
   }
 
-  #remove(handler: Handler, reason: RemovalReason, discard: LossReason | null): Promise<RemovalResult> {
-    if (handler.removal === null) {
-      handler.removal = this.#removeNow(handler, reason, discard);
-      // The awaiting caller sees a failure; a removal nobody waits for must not end the daemon unexplained.
-      handler.removal.catch((error: Error) =>
-        this.#parts.log("removal failed", { ...whose(handler), error: error.message }, "error"),
-      );
-    } else if (discard !== null) handler.delivery.discard(discard);
-    return handler.removal;
-  }
-
-  /**
-   * A removal nobody waits for: as long as its reader takes what is on the way it may take its time; when nothing moves
-   * for as long as a Deregister would wait, the rest is lost and the stream is cut.
-   */
-  async #removeUnattended(handler: Handler, reason: EndReason, discard: LossReason | null): Promise<void> {
-    const removal = this.#remove(handler, reason, discard);
-    let sequence = -1;
-    const watch = setInterval(() => {
-      if (handler.delivery.nextSequence === sequence) handler.delivery.discard(discard ?? "DISCARDED");
-      sequence = handler.delivery.nextSequence;
-    }, this.#parts.limits.deregisterTimeoutDefaultMs / 2);
-    // A failure is logged where the removal began.
-    await removal.catch(() => {});
-    clearInterval(watch);
-  }
-
-  async #removeNow(handler: Handler, reason: RemovalReason, discard: LossReason | null): Promise<RemovalResult> {
-    const { table, host, armedEvents, removalWait, tally, audit, records, now } = this.#parts;
-    const startNs = now();
-    const leaseEndsNs = (handler.lease?.endsAtMs ?? startNs / NS_PER_MS + handler.spec.leaseMs) * NS_PER_MS;
-    this.#endLease(handler);
-    handler.removingSinceNs = startNs;
-    table.beginRemoval(handler.handle);
-    this.emit("changed", handler, "CHANGED");
-    await table.awaitDrained(handler.handle, Number.POSITIVE_INFINITY, () => 0);
-    const waitedNs = now() - startNs;
-    removalWait.record(waitedNs);
-    this.#parts.kernelLoss.poll(this.handlers);
-    // Before the stream is settled: a reader that takes its time does not keep the event armed.
-    await armedEvents.release(handler.armed, handler.users).catch((error: Error) => {
-      this.#parts.log(
-        "events of a handler could not be released",
-        { ...whose(handler), error: error.message },
-        "error",
-      );
-    });
-    const tasks = taskShape(handler);
-    if (tasks !== null) await this.#parts.taskTracking.release(tasks);
-    const books =
-      reason === "SUSPENDED" ? await this.#leave(handler, leaseEndsNs) : await handler.delivery.finish(reason, discard);
-    audit.checkHandler(handler.id, handler.spec.name, books);
-    await host.tellAll({ kind: "detach", slot: handler.handle.slot, generation: handler.handle.generation });
-    tally.retireHandler(books);
+  #forget(handler: Handler): void {
     this.#bySlot.delete(handler.handle.slot);
     this.#byName.delete(handler.spec.name);
     this.#parts.outboxMemory.give(handler.chargedBytes);
     this.#tidyFrames();
-    if (reason !== "SUSPENDED") records.removed(handler.handle.slot);
-    table.release(handler.handle);
-    const what = reason === "SUSPENDED" ? "handler suspended" : "handler removed";
-    this.#parts.log(what, logBooks(handler, reason, books, waitedNs));
-    if (reason !== "SUSPENDED") this.emit("changed", handler, "REMOVED");
-    return { books, waitedNs };
-  }
-
-  /** Its books are what the next daemon begins with. */
-  async #leave(handler: Handler, leaseEndsNs: number): Promise<Books> {
-    const { stoppedNs, everSubscribed } = handler;
-    const { books, carried } = await handler.delivery.suspend();
-    this.#parts.records.suspended(handler, { everSubscribed, leaseEndsNs, stoppedNs, carried });
-    return books;
   }
 
   #tidyFrames(): void {
@@ -447,42 +386,15 @@ export class Broker extends EventEmitter<BrokerEvents> {
     this.#parts.streamMemory.letGoOfIdle();
   }
 
-  /** Ends at `endsNs`, or when its whole time has passed. */
-  #startLease(handler: Handler, endsNs = this.#parts.now() + handler.spec.leaseMs * NS_PER_MS): void {
-    const leaseMs = Math.max(0, endsNs - this.#parts.now()) / NS_PER_MS;
-    this.#parts.records.lease(handler, endsNs);
-    const timer = setTimeout(() => {
-      handler.lease = null;
-      this.#parts.log("handler evicted", { ...whose(handler), why: "its lease ran out", lease_ms: leaseMs }, "warn");
-      void this.#remove(handler, "DEREGISTERED", "LEASE_EXPIRED");
-    }, leaseMs);
-    handler.lease = { timer, endsAtMs: endsNs / NS_PER_MS };
-  }
-
-  #endLease(handler: Handler): void {
-    if (handler.lease !== null) clearTimeout(handler.lease.timer);
-    handler.lease = null;
-  }
-
   /** A replay is over: its records are dispatched, so every stream gets the rest and its end. */
   async #sourceEnded(): Promise<void> {
     await this.#parts.host.tellAll({ kind: "drain" });
     for (const handler of this.#bySlot.values()) {
-      if (handler.delivery.subscribed) void this.#removeUnattended(handler, "SOURCE_ENDED", null);
+      if (handler.delivery.subscribed) void this.#removals.unattended(handler, "SOURCE_ENDED", null);
     }
   }
 }
 
 function stoppingError(): BrokerError {
   return new BrokerError("UNAVAILABLE", "the daemon is stopping: connect again when it is back.");
-}
-
-function logBooks(handler: Handler, reason: RemovalReason, books: Books, waitedNs: number): Record<string, unknown> {
-  const { matched, delivered, lost } = books;
-  return { ...whose(handler), reason, matched, delivered, lost, waited_ns: waitedNs };
-}
-
-/** What every line about a handler says of it. */
-function whose({ id, spec, peer }: Handler): Record<string, unknown> {
-  return { handler: id, name: spec.name, peer };
 }

@@ -58,3 +58,8 @@ export interface Handler {
   /** When that began; null before. */
   removingSinceNs: number | null;
 }
+
+/** What every line about a handler says of it. */
+export function whose({ id, spec, peer }: Handler): Record<string, unknown> {
+  return { handler: id, name: spec.name, peer };
+}
