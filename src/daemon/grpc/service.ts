@@ -258,12 +258,9 @@ function handlerMessage(handler: Handler, parts: ServiceParts): object {
   };
 }
 
-/** What tells nothing of what others do: no totals, no loads, and of armed events only which the peer's handlers have. */
-function publicStatus(parts: ServiceParts, access: Access): object {
-  const { version, source, uptimeSeconds, capacity } = parts.snapshot();
+/** Of the daemon itself, whoever asks. */
+function daemonMessage(parts: ServiceParts, { version, source, uptimeSeconds, capacity }: Snapshot): object {
   const { listen, metrics } = parts.addresses();
-  const own = parts.broker.handlers.filter((handler) => access.owns(handler));
-  const names = own.flatMap(({ spec }) => spec.events.map(({ name }) => name));
   return {
     version,
     source: source.description,
@@ -274,30 +271,28 @@ function publicStatus(parts: ServiceParts, access: Access): object {
     listen_addresses: listen,
     metrics_address: metrics,
     runtime_dir: parts.runtimeDir,
-    events: [...new Set(names)].map((name) => ({ name, handlers: names.filter((other) => other === name).length })),
-    handlers: own.length,
     capacity,
     default_event: source.defaultEvent,
     clock: source.clock,
   };
 }
 
+/** What tells nothing of what others do: no totals, no loads, and of armed events only which the peer's handlers have. */
+function publicStatus(parts: ServiceParts, access: Access): object {
+  const own = parts.broker.handlers.filter((handler) => access.owns(handler));
+  const names = own.flatMap(({ spec }) => spec.events.map(({ name }) => name));
+  return {
+    ...daemonMessage(parts, parts.snapshot()),
+    events: [...new Set(names)].map((name) => ({ name, handlers: names.filter((other) => other === name).length })),
+    handlers: own.length,
+  };
+}
+
 function statusMessage(parts: ServiceParts): object {
   const snapshot = parts.snapshot();
-  const { version, source, uptimeSeconds, dispatchers, events, totals, handlers, capacity, memory, overload } =
-    snapshot;
-  const { cpus, kernelSettings } = snapshot;
-  const { listen, metrics } = parts.addresses();
+  const { dispatchers, events, totals, handlers, memory, overload, cpus, kernelSettings } = snapshot;
   return {
-    version,
-    source: source.description,
-    fallback: source.fallback,
-    source_reason: source.reason,
-    uptime_seconds: uptimeSeconds,
-    pid: process.pid,
-    listen_addresses: listen,
-    metrics_address: metrics,
-    runtime_dir: parts.runtimeDir,
+    ...daemonMessage(parts, snapshot),
     dispatchers: dispatchers.map(
       ({ corruptBytes, straySamples, busyRatio, ringFillPeak, pinnedCpus, unansweredSeconds: _, ...dispatcher }) => ({
         ...dispatcher,
@@ -346,9 +341,6 @@ function statusMessage(parts: ServiceParts): object {
       aux_bytes_lost: totals.auxBytesLost,
     },
     handlers: handlers.length,
-    capacity,
-    default_event: source.defaultEvent,
-    clock: source.clock,
     unbalanced: totals.unbalanced.event + totals.unbalanced.handler,
     overload: {
       overloaded: overload.overloaded,
