@@ -149,6 +149,9 @@ for (const { signal, dispatchers, rate } of STOPS) {
   });
 }
 
+/** A twentieth of them fills a queue of 64 KiB. */
+const STUCK_SAMPLES = 40_000;
+
 test("a reader that never reads does not keep the daemon from stopping", BOUNDED, async (t) => {
   const { socket, args } = makeRuntimeDir(t);
   const daemon = await startDaemon(t, { args: ["--source", "synthetic:200000", "--restart", "end", ...args] });
@@ -157,10 +160,13 @@ test("a reader that never reads does not keep the daemon from stopping", BOUNDED
   const healthy = await subscribeNew(other, { name: "healthy", events: [{ frequencyHz: 100 }] });
   const request = { name: "stuck", events: [], queue: { maxBytes: 64 * 1024, flushIntervalMs: 1 } };
   const stuck = await subscribeNew(client, request, { paused: true });
-  // Its stream is full then and its queue, too, however slow this machine is.
-  await poll("the stuck reader to lose samples", async () => {
+  // Stream and queue are full when it is given nothing more of what its queue would have held many times over.
+  let stuckAt = { delivered: -1, lost: 0 };
+  await poll("the reader to be stuck", async () => {
     const { handlers } = await other.listHandlers();
-    return handlers.some(({ name, lost }) => name === "stuck" && lost > 0) || undefined;
+    const { delivered, lost } = handlers.find(({ name }) => name === "stuck") as { delivered: number; lost: number };
+    if (delivered !== stuckAt.delivered) stuckAt = { delivered, lost };
+    return lost - stuckAt.lost > STUCK_SAMPLES || undefined;
   });
   await healthy.untilMore(10);
   assert.equal(await daemon.stop(), 0);
