@@ -26,7 +26,7 @@ async function fuzz(target: TargetName, seed: number, minutes: number, saves: bo
   const { runs, failure } = await supervise(
     { target, seed, runs: Number.POSITIVE_INFINITY, corpus, guided: true },
     {
-      stop: AbortSignal.timeout(minutes * 60_000),
+      stop: AbortSignal.timeout(Math.round(minutes * 60_000)),
       onKept: (input, blocks) => {
         kept++;
         reached = blocks;
